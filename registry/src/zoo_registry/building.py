@@ -1,0 +1,187 @@
+"""The signatures of factories and of what they build. Typing only: nothing here imports torch.
+
+A backbone or head is an ordinary ``torch.nn.Module`` that has the methods below; nobody subclasses these protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, device, dtype, nn
+
+    from zoo_registry.inputs import Input
+    from zoo_registry.specs import BackboneSpec, HeadSpec, StrategySpec
+    from zoo_registry.strategy import Strategy
+
+TASKS = ("classification", "multilabel", "regression")
+"""Kinds of target columns known to the app's own data sources; plugins may bring more (``segmentation``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A target column.
+
+    Attributes:
+        name: as in the data; ``"label"`` for class folders.
+        kind: ``classification`` (integer [B], -1 where missing, or soft [B, C]), ``multilabel`` ([B, C] of 0/1, NaN
+            where missing) or ``regression`` ([B] float, NaN where missing).
+        classes: the label map, in order; empty for regression.
+    """
+
+    name: str
+    kind: str = "classification"
+    classes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Width of the output for this column: the number of classes, 1 for regression."""
+        return len(self.classes) if self.classes else 1
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A folded head: ``logits = features @ weight.T + bias`` with ``weight`` [K, D] and ``bias`` [K]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What happened to the tensors of a weights file: names as in the backbone's ``state_dict``.
+
+    Attributes:
+        loaded: number of tensors taken over bit by bit.
+        resized: taken over after interpolation (position embeddings at another image size, other input channels).
+        initialised: in the model but not in the file; they are random.
+        dropped: in the file but not in the model (the pretrained classifier).
+    """
+
+    loaded: int
+    resized: tuple[str, ...] = ()
+    initialised: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The library's own published form of a backbone, with the classifier in it where one was given.
+
+    Attributes:
+        config: content of ``config.json``.
+        tensors: content of ``model.safetensors``.
+        classifier: tensor names of the classifier's weight and bias within ``tensors``; None where there is none.
+        library: the library that loads it (``"timm"``), for the card.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    classifier: tuple[str, str] | None = None
+    library: str | None = None
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A backbone module. Beyond ``forward`` it has a method per capability of its spec, see ``CAPABILITIES``.
+
+    Optional: ``transform(input, train) -> callable`` and ``collate(samples) -> batch`` for inputs that the app does
+    not know itself; ``assets() -> {file name: bytes}`` for tokenizer files.
+    """
+
+    load_report: LoadReport | None
+
+    def forward(self, x: Tensor | Mapping[str, Tensor]) -> Any:
+        """Features of the kind that the factory was asked for: pooled [B, D], map [B, D, H, W], tokens [B, N, D]."""
+        ...
+
+    def blocks(self) -> Mapping[str, Sequence[str]]:
+        """Ordered block name -> parameter-name prefixes, stem first; together they cover every parameter."""
+        ...
+
+    def export(self, classifier: Classifier | None, labels: Sequence[str], input: Input) -> Exported:
+        """The library's own form; ``classifier`` is only given where the spec has the capability ``classifier``.
+
+        ``input`` is the evaluation transform really used; ``labels`` are the class names in order.
+        """
+        ...
+
+
+class Head(Protocol):
+    """A head module.
+
+    Optional methods: ``fit(features, targets)`` (closed form, no gradient), ``fold() -> Classifier | None`` (as one
+    linear layer), ``initialise(backbone, columns)`` (called once after both were built; a zero-shot head asks the
+    backbone's ``encode_text`` here, Co-Tuning its ``native_head``).
+    """
+
+    def forward(self, features: Any) -> dict[str, Tensor]:
+        """``{column: output}``: logits [B, C], or values [B] for regression."""
+        ...
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``{column: [B]}``, per sample and not reduced, NaN where the label is missing.
+
+        Classification targets are integer [B] or soft [B, C].
+        """
+        ...
+
+    def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``{column: scores}``: probabilities [B, C] for classes, values [B] for regression."""
+        ...
+
+
+class BackboneFactory(Protocol):
+    """``factory`` of a :class:`~zoo_registry.specs.BackboneSpec`."""
+
+    def __call__(
+        self,
+        spec: BackboneSpec,
+        options: Any,
+        *,
+        input: Input,
+        features: str,
+        weights: Path | None,
+        device: device | str,
+        dtype: dtype | None,
+    ) -> nn.Module:
+        """Build the module, with ``weights`` (a verified local safetensors file) loaded, or random where None.
+
+        ``input`` is the spec's with the user's image size and channels put in; ``features`` is the kind of features
+        that ``forward`` must return. The weights file may be one that ``export`` made.
+        """
+        ...
+
+
+class HeadFactory(Protocol):
+    """``factory`` of a :class:`~zoo_registry.specs.HeadSpec`."""
+
+    def __call__(self, spec: HeadSpec, options: Any, *, width: int, targets: tuple[Column, ...]) -> nn.Module:
+        """Build the head for features of ``width`` and these target columns."""
+        ...
+
+
+class StrategyFactory(Protocol):
+    """``factory`` of a :class:`~zoo_registry.specs.StrategySpec`."""
+
+    def __call__(self, spec: StrategySpec, options: Any) -> Strategy:
+        """Build the strategy of one phase."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """What a strategy changed, small enough to publish instead of the whole model.
+
+    Attributes:
+        method: name of the method, e.g. ``"lora"``.
+        tensors: name -> tensor in the method's own layout.
+        config: JSON values needed to apply it again.
+    """
+
+    method: str
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,211 @@
+"""Options: one frozen dataclass is the schema of ``--set``, ``zoo show``, recipe TOML, saved JSON and the docs.
+
+::
+
+    @dataclass(frozen=True, kw_only=True)
+    class MlpOptions:
+        hidden: int = option(256, help="width of the hidden layer", low=1)
+        activation: str = option("gelu", help="non-linearity", choices=("gelu", "relu"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo_registry.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The schema of a spec without options."""
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """One option as shown to a person: name, type in words, default, help and allowed range."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, empty where the type says it all."""
+        if self.choices:
+            return "one of " + ", ".join(map(str, self.choices))
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f"at least {self.low:g}"
+        return f"at most {self.high:g}" if self.high is not None else ""
+
+
+def option(
+    default: Any,
+    *,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[Any] = (),
+) -> Any:
+    """A dataclass field with a default, a help text and an allowed range (bounds are inclusive)."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": tuple(choices)})
+
+
+def describe_options(schema: type) -> list[OptionInfo]:
+    """The options of ``schema`` in order."""
+    hints = typing.get_type_hints(schema)
+    return [
+        OptionInfo(
+            name=f.name,
+            type=_type_name(hints[f.name]),
+            default=f.default,
+            help=f.metadata.get("help", ""),
+            low=f.metadata.get("low"),
+            high=f.metadata.get("high"),
+            choices=f.metadata.get("choices", ()),
+        )
+        for f in dataclasses.fields(schema)
+    ]
+
+
+def parse_options(schema: type, values: Mapping[str, Any], *, where: str) -> Any:
+    """Build ``schema`` from ``values`` (strings from a command line, or typed values from TOML and JSON).
+
+    Raises:
+        UsageError: names every unknown option, wrong type and out-of-range value at once, each prefixed by ``where``.
+    """
+    built, problems = check_options(schema, values, where=where)
+    if problems:
+        raise UsageError("; ".join(problems), hint=f"options: {', '.join(o.name for o in describe_options(schema))}")
+    return built
+
+
+def check_options(schema: type, values: Mapping[str, Any], *, where: str) -> tuple[Any, list[str]]:
+    """Like :func:`parse_options`, but returns ``(options or None, problems)`` so that callers can gather problems."""
+    infos = {o.name: o for o in describe_options(schema)}
+    hints = typing.get_type_hints(schema)
+    problems: list[str] = []
+    good: dict[str, Any] = {}
+    for name, raw in values.items():
+        if name not in infos:
+            close = did_you_mean(name, infos)
+            has = f"options: {', '.join(infos)}" if infos else "it has no options"
+            problems.append(f"unknown option '{where}.{name}' ({close or has})")
+            continue
+        try:
+            good[name] = _check_range(infos[name], _convert(raw, hints[name]))
+        except ValueError as error:
+            problems.append(f"{where}.{name}: {error}")
+    if problems:
+        return None, problems
+    try:
+        return schema(**good), []
+    except ValueError as error:  # a schema's own __post_init__ checks what one field cannot
+        return None, [f"{where}: {error}"]
+
+
+def options_to_dict(options: Any) -> dict[str, Any]:
+    """The options as plain JSON and TOML values; tuples become lists, None is left out."""
+    plain = dataclasses.asdict(options)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items() if v is not None}
+
+
+def _type_name(hint: Any) -> str:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return " or ".join(_type_name(a) for a in typing.get_args(hint))
+    if hint is type(None):
+        return "none"
+    if typing.get_origin(hint) is tuple:
+        return "list of " + _type_name(typing.get_args(hint)[0])
+    return {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}.get(hint.__name__, str(hint))
+
+
+def _convert(raw: Any, hint: Any) -> Any:
+    """``raw`` as ``hint``; a ValueError says in words what was wanted."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return _convert_union(raw, typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        items = raw.split(",") if isinstance(raw, str) else raw
+        if not isinstance(items, list | tuple):
+            raise ValueError(f"{raw!r} is not a {_type_name(hint)}")
+        return tuple(_convert(i.strip() if isinstance(i, str) else i, typing.get_args(hint)[0]) for i in items)
+    converter = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}.get(hint)
+    if converter is None:
+        raise ValueError(f"options of type {hint!r} are not supported")
+    return converter(raw)
+
+
+def _convert_union(raw: Any, members: tuple[Any, ...]) -> Any:
+    if type(None) in members and (raw is None or (isinstance(raw, str) and raw.lower() == "none")):
+        return None
+    reasons = []
+    for member in members:
+        if member is not type(None):
+            try:
+                return _convert(raw, member)
+            except ValueError as error:
+                reasons.append(str(error))
+    raise ValueError(reasons[0])
+
+
+def _to_bool(raw: Any) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+    if isinstance(raw, str) and raw.lower() in words:
+        return words[raw.lower()]
+    raise ValueError(f"{raw!r} is not true or false")
+
+
+def _to_int(raw: Any) -> int:
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    try:
+        if isinstance(raw, str):
+            return int(raw)
+    except ValueError:
+        pass
+    raise ValueError(f"{raw!r} is not an integer")
+
+
+def _to_float(raw: Any) -> float:
+    try:
+        if isinstance(raw, int | float | str) and not isinstance(raw, bool):
+            value = float(raw)
+            if math.isfinite(value):
+                return value
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{raw!r} is not a finite number")
+
+
+def _to_str(raw: Any) -> str:
+    if isinstance(raw, str):
+        return raw
+    raise ValueError(f"{raw!r} is not a text")
+
+
+def _check_range(info: OptionInfo, value: Any) -> Any:
+    if value is None:
+        return value
+    if info.choices and value not in info.choices:
+        close = did_you_mean(str(value), map(str, info.choices))
+        raise ValueError(f"{value!r} is not {info.allowed}" + (f" ({close})" if close else ""))
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float):
+            too_low = info.low is not None and number < info.low
+            too_high = info.high is not None and number > info.high
+            if too_low or too_high:
+                raise ValueError(f"{number!r} is out of range ({info.allowed})")
+    return value
