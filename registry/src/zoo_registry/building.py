@@ -115,7 +115,9 @@ class Head(Protocol):
 
     Optional methods: ``fit(features, targets)`` (closed form, no gradient), ``fold() -> Classifier | None`` (as one
     linear layer), ``initialise(backbone, columns)`` (called once after both were built; a zero-shot head asks the
-    backbone's ``encode_text`` here, Co-Tuning its ``native_head``).
+    backbone's ``encode_text`` here, Co-Tuning its ``native_head``), ``prepare_targets(targets)`` (called once before
+    the first phase with ``run.targets``; regression takes mean and deviation from them). Optional attribute:
+    ``threshold``, the probability from which on a multilabel head predicts a label, 0.5 without it.
     """
 
     def forward(self, features: Any) -> dict[str, Tensor]:

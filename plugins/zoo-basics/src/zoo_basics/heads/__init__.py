@@ -1,0 +1,1 @@
+"""The heads, one file each; :mod:`zoo_basics.specs` names their factories."""

@@ -1,0 +1,104 @@
+"""The specs of the heads and strategies: plain data, free of torch."""
+
+from __future__ import annotations
+
+from zoo_registry import Defaults, HeadSpec, Paper, StrategySpec
+
+from zoo_basics import options
+
+_YOSINSKI = Paper(
+    title="How transferable are features in deep neural networks?", year=2014, link="https://arxiv.org/abs/1411.1792"
+)
+_KORNBLITH = Paper(
+    title="Do Better ImageNet Models Transfer Better?", year=2019, link="https://arxiv.org/abs/1805.08974"
+)
+_RCNN = Paper(
+    title="Rich feature hierarchies for accurate object detection and semantic segmentation",
+    year=2014,
+    link="https://arxiv.org/abs/1311.2524",
+)
+_SNELL = Paper(title="Prototypical Networks for Few-shot Learning", year=2017, link="https://arxiv.org/abs/1703.05175")
+_GIDARIS = Paper(
+    title="Dynamic Few-Shot Visual Learning without Forgetting", year=2018, link="https://arxiv.org/abs/1804.09458"
+)
+
+HEADS = (
+    HeadSpec(
+        name="linear",
+        summary="one linear layer with softmax; folds into a plain classifier",
+        factory="zoo_basics.heads.linear:build",
+        options=options.LinearOptions,
+        paper=_KORNBLITH,
+    ),
+    HeadSpec(
+        name="mlp",
+        summary="hidden layers shared by all columns, then one linear layer with softmax",
+        factory="zoo_basics.heads.mlp:build",
+        options=options.MlpOptions,
+    ),
+    HeadSpec(
+        name="cosine",
+        summary="softmax over scaled cosines between features and class vectors; steady with few labels",
+        factory="zoo_basics.heads.cosine:build",
+        options=options.CosineOptions,
+        paper=_GIDARIS,
+    ),
+    HeadSpec(
+        name="prototype",
+        summary="nearest class mean, computed without gradients (strategy fit); folds into a plain classifier",
+        factory="zoo_basics.heads.prototype:build",
+        options=options.PrototypeOptions,
+        gradient=False,
+        paper=_SNELL,
+    ),
+    HeadSpec(
+        name="multilabel",
+        summary="one linear layer with a sigmoid per class: any number of labels a sample",
+        factory="zoo_basics.heads.multilabel:build",
+        options=options.MultilabelOptions,
+        tasks=("multilabel",),
+    ),
+    HeadSpec(
+        name="regression",
+        summary="one linear layer onto standardised values",
+        factory="zoo_basics.heads.regression:build",
+        options=options.RegressionOptions,
+        tasks=("regression",),
+    ),
+)
+
+STRATEGIES = (
+    StrategySpec(
+        name="full",
+        summary="everything learns: fine-tuning, or training from scratch",
+        factory="zoo_basics.strategies.full:build",
+        touches=frozenset({"backbone"}),
+        defaults=Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10),
+        paper=_RCNN,
+    ),
+    StrategySpec(
+        name="linear",
+        summary="the backbone is frozen, BatchNorm statistics too; the head learns (a linear probe)",
+        factory="zoo_basics.strategies.linear:build",
+        defaults=Defaults(rate=3e-3, decay=1e-4, warmup=0.0, epochs=20),
+        paper=_KORNBLITH,
+    ),
+    StrategySpec(
+        name="partial",
+        summary="the last blocks of the backbone and the head learn, the rest is frozen",
+        factory="zoo_basics.strategies.partial:build",
+        options=options.PartialOptions,
+        needs=frozenset({"blocks"}),
+        touches=frozenset({"backbone"}),
+        defaults=Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10),
+        paper=_YOSINSKI,
+    ),
+    StrategySpec(
+        name="fit",
+        summary="no steps: the backbone is frozen and the head computes itself from the features of train",
+        factory="zoo_basics.strategies.fit:build",
+        head_needs=frozenset({"fit"}),
+        gradient=False,
+        paper=_SNELL,
+    ),
+)
