@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from zoo_registry.strategy import Strategy
 
 TASKS = ("classification", "multilabel", "regression")
-"""Kinds of target columns known to the app's own data sources; plugins may bring more (``segmentation``)."""
+"""Kinds of target columns known to the app's own data sources and metrics; plugins may bring more (``segmentation``:
+targets [B, H, W] integer, -1 where unlabelled; outputs [B, C, H, W]; per-sample loss the mean over labelled pixels).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +90,14 @@ class Exported:
 class Backbone(Protocol):
     """A backbone module. Beyond ``forward`` it has a method per capability of its spec, see ``CAPABILITIES``.
 
-    Optional: ``transform(input, train) -> callable`` and ``collate(samples) -> batch`` for inputs that the app does
-    not know itself; ``assets() -> {file name: bytes}`` for tokenizer files.
+    Optional, for inputs that the app does not know itself (it knows images):
+    ``transform(input, train) -> callable``, where ``callable(sample, generator)`` turns a raw sample (the text, or the
+    path of a file) into a tensor or a mapping of tensors, is picklable and runs in the workers;
+    ``collate(samples) -> tensor or mapping`` makes a batch of them, for ``forward``;
+    ``assets() -> {file name: bytes}`` for files that belong beside the weights (a tokenizer's).
+
+    Modules that ``forward`` never uses (a text tower behind ``encode_text``) are no parameters of the backbone: a
+    trainable tensor that never gets a gradient fails a run.
     """
 
     load_report: LoadReport | None
@@ -153,7 +161,8 @@ class BackboneFactory(Protocol):
         """Build the module, with ``weights`` (a verified local safetensors file) loaded, or random where None.
 
         ``input`` is the spec's with the user's image size and channels put in; ``features`` is the kind of features
-        that ``forward`` must return. The weights file may be one that ``export`` made.
+        that ``forward`` must return. The weights file may be one that ``export`` made. Where ``spec.weights`` names
+        assets, ``assets: Mapping[str, Path]`` (file name -> local file) is passed as well.
         """
         ...
 
@@ -162,7 +171,10 @@ class HeadFactory(Protocol):
     """``factory`` of a :class:`~zoo_registry.specs.HeadSpec`."""
 
     def __call__(self, spec: HeadSpec, options: Any, *, width: int, targets: tuple[Column, ...]) -> nn.Module:
-        """Build the head for features of ``width`` and these target columns."""
+        """Build the head for these target columns, on features of ``width`` (for a pyramid a tuple of widths).
+
+        Which kind of features it will get follows from ``spec.features`` and the backbone: the first that both know.
+        """
         ...
 
 

@@ -6,20 +6,22 @@ lets one raising hook abort the whole call. So the loop is ours; pluggy keeps th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions
 from types import ModuleType
 from typing import Any
 
 import pluggy
 
 from zoo_registry import hooks
-from zoo_registry.errors import ZooError, did_you_mean
+from zoo_registry.errors import PluginError, did_you_mean
 from zoo_registry.references import one_line
-from zoo_registry.specs import CONTRACT_VERSION, SPEC_TYPES, PluginInfo, Spec
+from zoo_registry.specs import CONTRACT_VERSION, OLDEST_CONTRACT, SPEC_TYPES, PluginInfo, Spec
 
 GROUP = "zoo"
 _NAMESPACE = re.compile(r"^[a-z][a-z0-9-]*$")
@@ -32,7 +34,8 @@ class Problem:
     Attributes:
         namespace: the entry point's name.
         distribution, version: who installed it.
-        stage: ``name``, ``conflict``, ``import``, ``contract``, ``hooks``, or the hook that failed.
+        stage: ``metadata``, ``selection``, ``name``, ``conflict``, ``import``, ``contract``, ``hooks``, or the hook
+            that failed.
         reason: one line.
     """
 
@@ -48,11 +51,15 @@ class Problem:
 
 @dataclass(kw_only=True)
 class Plugin:
-    """An installed plugin: its origin, what it offers, and why it is off where it is."""
+    """An installed plugin: its origin, what it offers, and why it is off where it is.
+
+    ``module`` is the entry point's value; ``status`` is ``ok``, ``broken`` or ``disabled`` (by ``ZOO_PLUGINS``).
+    """
 
     namespace: str
     distribution: str
     version: str
+    module: str = ""
     status: str = "ok"
     info: PluginInfo | None = None
     problem: Problem | None = None
@@ -98,6 +105,8 @@ class Selection:
 def discover(points: Iterable[EntryPoint] | None = None, selection: Selection | None = None) -> list[Plugin]:
     """Load every plugin that the selection allows, in the order of their namespaces.
 
+    Whatever a plugin prints while it loads goes to stderr, so that ``--json`` stays clean.
+
     Args:
         points: the entry points to look at; those of the group ``zoo`` by default.
         selection: what is allowed; the environment's by default.
@@ -106,30 +115,76 @@ def discover(points: Iterable[EntryPoint] | None = None, selection: Selection | 
         ZooError: only where ``ZOO_STRICT=1`` is set and a plugin is broken.
     """
     chosen = selection if selection is not None else Selection.from_environment()
+    found, plugins = _installed() if points is None else (list(points), [])
     by_namespace: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=GROUP) if points is None else points:
+    for point in found:
         by_namespace.setdefault(point.name, []).append(point)
-    plugins = [p for name in sorted(by_namespace) for p in _load_namespace(name, by_namespace[name], chosen)]
+    with contextlib.redirect_stdout(sys.stderr):
+        for name, claims in by_namespace.items():
+            plugins += _load_namespace(name, claims, chosen)
+    plugins += _missing(chosen, by_namespace)
+    plugins.sort(key=lambda plugin: (plugin.namespace, plugin.distribution))
     if os.environ.get("ZOO_STRICT") == "1":
         for plugin in plugins:
             if plugin.problem:
-                raise ZooError(str(plugin.problem), hint="unset ZOO_STRICT to go on without it")
+                raise PluginError(str(plugin.problem), hint="unset ZOO_STRICT to go on without it")
     return plugins
 
 
+def _installed() -> tuple[list[EntryPoint], list[Plugin]]:
+    """The entry points of our group, and a row for each distribution whose metadata cannot be read.
+
+    One file that does not parse makes :func:`importlib.metadata.entry_points` raise for everybody, hence the loop.
+    A distribution that stands on the path twice counts once, as the import system would have it.
+    """
+    points: dict[str, list[EntryPoint]] = {}
+    broken: list[Plugin] = []
+    for distribution in distributions():
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            if f"[{GROUP}]" not in text:
+                continue
+            name = _normal(_origin(distribution)[0])
+            points.setdefault(name, [p for p in distribution.entry_points if p.group == GROUP])
+        except Exception as error:
+            owner, version = _origin(distribution)
+            plugin = Plugin(namespace=_normal(owner), distribution=owner, version=version)
+            plugin.fail("metadata", f"entry_points.txt cannot be read: {type(error).__name__}: {one_line(error)}")
+            broken.append(plugin)
+    return [point for group in points.values() for point in group], broken
+
+
+def _origin(distribution: Distribution | None) -> tuple[str, str]:
+    """Name and version, ``unknown`` where the metadata does not say."""
+    if distribution is None:
+        return "unknown", "unknown"
+    try:
+        metadata = distribution.metadata
+        return str(metadata["Name"] or "unknown"), str(metadata["Version"] or "unknown")
+    except Exception:
+        return "unknown", "unknown"
+
+
+def _missing(selection: Selection, installed: Mapping[str, Sequence[EntryPoint]]) -> list[Plugin]:
+    """A row for each namespace that ``ZOO_PLUGINS`` names and nobody claims."""
+    rows = []
+    for namespace in sorted((selection.allowed or frozenset()) | selection.owners.keys()):
+        if namespace not in installed:
+            plugin = Plugin(namespace=namespace, distribution=selection.owners.get(namespace, "unknown"), version="-")
+            close = did_you_mean(namespace, installed) or "it is not installed"
+            plugin.fail("selection", f"ZOO_PLUGINS names {namespace!r}, which no plugin claims; {close}")
+            rows.append(plugin)
+    return rows
+
+
 def _load_namespace(namespace: str, points: Sequence[EntryPoint], selection: Selection) -> list[Plugin]:
-    points = _distinct(points)
-    plugins = [_plugin_of(point) for point in points]
+    pairs = _distinct(points)
+    plugins = [plugin for plugin, _ in pairs]
     if selection.allowed is not None and namespace not in selection.allowed:
         for plugin in plugins:
             plugin.status = "disabled"
         return plugins
-    owner = selection.owners.get(namespace)
-    if owner is not None:
-        for plugin in plugins:
-            if _normal(plugin.distribution) != owner:
-                plugin.status = "disabled"
-    active = [(plugin, point) for plugin, point in zip(plugins, points, strict=True) if plugin.status == "ok"]
+    active = _owned(namespace, pairs, selection.owners.get(namespace))
     if len(active) > 1:
         names = " and ".join(plugin.distribution for plugin, _ in active)
         choice = " or ".join(f"ZOO_PLUGINS={namespace}={plugin.distribution}" for plugin, _ in active)
@@ -141,15 +196,31 @@ def _load_namespace(namespace: str, points: Sequence[EntryPoint], selection: Sel
     return plugins
 
 
-def _distinct(points: Sequence[EntryPoint]) -> list[EntryPoint]:
-    """One entry point a distribution: an editable install may show the same one twice."""
-    seen = {(_normal(point.dist.name) if point.dist else "", point.value): point for point in points}
-    return sorted(seen.values(), key=lambda point: point.dist.name if point.dist else "")
+def _owned(
+    namespace: str, pairs: Sequence[tuple[Plugin, EntryPoint]], owner: str | None
+) -> list[tuple[Plugin, EntryPoint]]:
+    """The claims that are left once ``ZOO_PLUGINS`` has decided; the others are switched off."""
+    if owner is None:
+        return list(pairs)
+    if all(_normal(plugin.distribution) != owner for plugin, _ in pairs):
+        names = ", ".join(plugin.distribution for plugin, _ in pairs)
+        for plugin, _ in pairs:
+            plugin.fail("selection", f"ZOO_PLUGINS gives {namespace!r} to {owner!r}, but it is {names} that claims it")
+        return []
+    for plugin, _ in pairs:
+        if _normal(plugin.distribution) != owner:
+            plugin.status = "disabled"
+    return [(plugin, point) for plugin, point in pairs if plugin.status == "ok"]
 
 
-def _plugin_of(point: EntryPoint) -> Plugin:
-    name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
-    return Plugin(namespace=point.name, distribution=name, version=version)
+def _distinct(points: Sequence[EntryPoint]) -> list[tuple[Plugin, EntryPoint]]:
+    """One row a distribution: an editable install may show the same entry point twice."""
+    rows: dict[tuple[str, str], tuple[Plugin, EntryPoint]] = {}
+    for point in points:
+        name, version = _origin(point.dist)
+        plugin = Plugin(namespace=point.name, distribution=name, version=version, module=point.value)
+        rows.setdefault((_normal(name), point.value), (plugin, point))
+    return [rows[key] for key in sorted(rows)]
 
 
 def _normal(name: str) -> str:
@@ -158,72 +229,93 @@ def _normal(name: str) -> str:
 
 def _load(plugin: Plugin, point: EntryPoint) -> None:
     """Import one plugin and collect what its hooks return; any failure switches it off."""
-    if not _NAMESPACE.match(plugin.namespace):
-        plugin.fail("name", "a namespace is lower-case letters, digits and '-', starting with a letter")
-        return
+    stage = "name"
     try:
+        if not _NAMESPACE.match(plugin.namespace):
+            raise _RefusedError("a namespace is lower-case letters, digits and '-', starting with a letter")
+        stage = "import"
         module = point.load()
-    except (Exception, SystemExit) as error:
-        plugin.fail("import", f"{type(error).__name__}: {one_line(error)}")
-        return
-    stage = "hooks"
-    try:
-        manager = pluggy.PluginManager(hooks.PROJECT)
-        manager.add_hookspecs(hooks)
-        problem = _hook_problem(module, manager, plugin.namespace)
-        if problem:
-            plugin.fail(stage, problem)
-            return
-        for hook, kind in hooks.HOOKS.items():
+        stage = "contract"
+        _greet(plugin, module)
+        stage = "hooks"
+        for hook, implementation in _implementations(module).items():
             stage = hook
-            for implementation in getattr(manager.hook, hook).get_hookimpls():
-                problem = _take(plugin, kind, implementation.function())
-                if problem:
-                    plugin.fail("contract" if kind == "plugin" else stage, problem)
-                    return
-    except (Exception, SystemExit) as error:
+            if hook != "zoo_plugin":
+                kind = hooks.HOOKS[hook]
+                plugin.specs[kind] = _checked(kind, implementation())
+    except KeyboardInterrupt:
+        raise
+    except _RefusedError as refused:
+        plugin.fail(stage, str(refused))
+    except BaseException as error:  # SystemExit, and what compiled extensions raise beside Exception
         plugin.fail(stage, f"{type(error).__name__}: {one_line(error)}")
 
 
-def _hook_problem(module: ModuleType | Any, manager: pluggy.PluginManager, namespace: str) -> str | None:
-    """A misspelt or undecorated hook, or a plugin without any, in words."""
-    manager.register(module, name=namespace)
-    own = getattr(module, "__name__", None)
-    implemented = 0
+class _RefusedError(Exception):
+    """What is wrong with a plugin, in words of ours."""
+
+
+def _greet(plugin: Plugin, module: ModuleType | Any) -> None:
+    """Ask ``zoo_plugin`` before all else: a plugin built for a newer contract may use hooks unknown here."""
+    hook = getattr(module, "zoo_plugin", None)
+    if not callable(hook) or not hasattr(hook, "zoo_impl"):
+        return
+    info = hook()
+    if not isinstance(info, PluginInfo):
+        raise _RefusedError(f"zoo_plugin returned {type(info).__name__}, not a PluginInfo")
+    if info.contract > CONTRACT_VERSION:
+        raise _RefusedError(
+            f"built for contract {info.contract}, this zoo speaks {CONTRACT_VERSION}; "
+            "pip install -U transfer-zoo zoo-registry"
+        )
+    if info.contract < OLDEST_CONTRACT:
+        raise _RefusedError(
+            f"built for contract {info.contract}, this zoo speaks {OLDEST_CONTRACT} to {CONTRACT_VERSION}; "
+            f"pip install -U {plugin.distribution}"
+        )
+    plugin.info = info
+
+
+def _implementations(module: ModuleType | Any) -> dict[str, Callable[[], Any]]:
+    """The module's hook implementations, in the order of the hooks.
+
+    Refuses a misspelt or undecorated hook and a plugin without any: pluggy alone would say nothing. An undecorated
+    ``zoo_*`` callable that was imported from elsewhere is none of ours.
+    """
+    own = module.__name__ if isinstance(module, ModuleType) else type(module).__module__
     for name in dir(module):
         value = getattr(module, name, None)
-        if not name.startswith("zoo_") or isinstance(value, type) or not callable(value):
+        marker = getattr(value, "zoo_impl", None) if callable(value) and not isinstance(value, type) else None
+        if marker is None and (not name.startswith("zoo_") or not callable(value) or isinstance(value, type)):
             continue
-        if getattr(value, "__module__", own) != own and not hasattr(value, "zoo_impl"):
+        if marker is None and getattr(value, "__module__", own) != own:
             continue
-        if name not in hooks.HOOKS:
-            return f"unknown hook {name!r}; {did_you_mean(name, hooks.HOOKS) or 'hooks: ' + ', '.join(hooks.HOOKS)}"
-        if not hasattr(value, "zoo_impl"):
-            return f"{name} is not decorated with @zoo_registry.hookimpl"
-        implemented += 1
-    return None if implemented else f"it implements none of {', '.join(hooks.HOOKS)}"
+        hook = (marker or {}).get("specname") or name
+        if hook not in hooks.HOOKS:
+            close = did_you_mean(hook, hooks.HOOKS) or "hooks: " + ", ".join(hooks.HOOKS)
+            raise _RefusedError(f"unknown hook {hook!r}; {close}")
+        if marker is None:
+            raise _RefusedError(f"{name} is not decorated with @zoo_registry.hookimpl")
+        if marker.get("hookwrapper") or marker.get("wrapper"):
+            raise _RefusedError(f"{name} is a hook wrapper; the zoo takes plain hooks only")
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    manager.register(module)  # checks the arguments
+    found = {hook: getattr(manager.hook, hook).get_hookimpls() for hook in hooks.HOOKS}
+    if not any(found.values()):
+        raise _RefusedError(f"it implements none of {', '.join(hooks.HOOKS)}")
+    return {hook: implementations[0].function for hook, implementations in found.items() if implementations}
 
 
-def _take(plugin: Plugin, kind: str, result: Any) -> str | None:
-    """Check a hook's result and keep it; returns what is wrong with it."""
-    if kind == "plugin":
-        if not isinstance(result, PluginInfo):
-            return f"returned {type(result).__name__}, not a PluginInfo"
-        if result.contract > CONTRACT_VERSION:
-            return (
-                f"built for contract {result.contract}, this zoo speaks {CONTRACT_VERSION}; "
-                "pip install -U transfer-zoo zoo-registry"
-            )
-        plugin.info = result
-        return None
+def _checked(kind: str, result: Any) -> list[Spec]:
+    """A hook's result as a list of specs of that kind, without any name twice."""
     specs = list(result) if result is not None else []
     taken: set[str] = set()
     for spec in specs:
         if not isinstance(spec, SPEC_TYPES[kind]):
-            return f"returned {spec!r:.60}, not a {SPEC_TYPES[kind].__name__}"
+            raise _RefusedError(f"returned {spec!r:.60}, not a {SPEC_TYPES[kind].__name__}")
         for name in (spec.name, *spec.aliases):
             if name in taken:
-                return f"offers the {kind} {name!r} twice"
+                raise _RefusedError(f"offers the {kind} {name!r} twice")
             taken.add(name)
-    plugin.specs[kind] = specs
-    return None
+    return specs

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo_registry.errors import UsageError, did_you_mean
+from zoo_registry.errors import PluginError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,17 @@ def option(
 
 
 def describe_options(schema: type) -> list[OptionInfo]:
-    """The options of ``schema`` in order."""
-    hints = typing.get_type_hints(schema)
+    """The options of ``schema`` in order.
+
+    Raises:
+        PluginError: the schema is not a dataclass whose types can be read.
+    """
+    hints = _hints(schema)
     return [
         OptionInfo(
             name=f.name,
             type=_type_name(hints[f.name]),
-            default=f.default,
+            default=f.default if f.default_factory is dataclasses.MISSING else f.default_factory(),
             help=f.metadata.get("help", ""),
             low=f.metadata.get("low"),
             high=f.metadata.get("high"),
@@ -94,7 +98,7 @@ def parse_options(schema: type, values: Mapping[str, Any], *, where: str) -> Any
 def check_options(schema: type, values: Mapping[str, Any], *, where: str) -> tuple[Any, list[str]]:
     """Like :func:`parse_options`, but returns ``(options or None, problems)`` so that callers can gather problems."""
     infos = {o.name: o for o in describe_options(schema)}
-    hints = typing.get_type_hints(schema)
+    hints = _hints(schema)
     problems: list[str] = []
     good: dict[str, Any] = {}
     for name, raw in values.items():
@@ -107,6 +111,7 @@ def check_options(schema: type, values: Mapping[str, Any], *, where: str) -> tup
             good[name] = _check_range(infos[name], _convert(raw, hints[name]))
         except ValueError as error:
             problems.append(f"{where}.{name}: {error}")
+    problems += [f"{where}.{n}: a value is needed" for n, o in infos.items() if _missing(o) and n not in values]
     if problems:
         return None, problems
     try:
@@ -116,34 +121,69 @@ def check_options(schema: type, values: Mapping[str, Any], *, where: str) -> tup
 
 
 def options_to_dict(options: Any) -> dict[str, Any]:
-    """The options as plain JSON and TOML values; tuples become lists, None is left out."""
-    plain = dataclasses.asdict(options)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items() if v is not None}
+    """The options as plain JSON and TOML values, such that :func:`parse_options` gives the same options back.
+
+    Tuples become lists. TOML has no null: None is left out where it is the default, else written ``"none"``.
+    """
+    plain: dict[str, Any] = {}
+    for info in describe_options(type(options)):
+        value = getattr(options, info.name)
+        if value is None and info.default is None:
+            continue
+        plain[info.name] = "none" if value is None else list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def _hints(schema: type) -> dict[str, Any]:
+    try:
+        if not dataclasses.is_dataclass(schema):
+            raise TypeError("not a dataclass")
+        return typing.get_type_hints(schema)
+    except Exception as error:  # a name that exists under TYPE_CHECKING alone
+        raise PluginError(f"options class {schema!r} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _missing(info: OptionInfo) -> bool:
+    return info.default is dataclasses.MISSING
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
 
 
 def _type_name(hint: Any) -> str:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if _is_union(hint):
         return " or ".join(_type_name(a) for a in typing.get_args(hint))
     if hint is type(None):
         return "none"
     if typing.get_origin(hint) is tuple:
-        return "list of " + _type_name(typing.get_args(hint)[0])
-    return {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}.get(hint.__name__, str(hint))
+        first, *rest = typing.get_args(hint)
+        return ("list of " if Ellipsis in rest else f"list of {len(rest) + 1} times ") + _type_name(first)
+    name = getattr(hint, "__name__", str(hint))
+    return {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}.get(name, name)
 
 
 def _convert(raw: Any, hint: Any) -> Any:
     """``raw`` as ``hint``; a ValueError says in words what was wanted."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if _is_union(hint):
         return _convert_union(raw, typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
-        items = raw.split(",") if isinstance(raw, str) else raw
-        if not isinstance(items, list | tuple):
-            raise ValueError(f"{raw!r} is not a {_type_name(hint)}")
-        return tuple(_convert(i.strip() if isinstance(i, str) else i, typing.get_args(hint)[0]) for i in items)
+        return _convert_tuple(raw, hint)
     converter = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}.get(hint)
     if converter is None:
         raise ValueError(f"options of type {hint!r} are not supported")
     return converter(raw)
+
+
+def _convert_tuple(raw: Any, hint: Any) -> tuple[Any, ...]:
+    """``tuple[T, ...]`` of any length or ``tuple[T, T]`` of a fixed one, from a list or from ``"a,b"``."""
+    items = [i.strip() for i in raw.split(",") if raw.strip()] if isinstance(raw, str) else raw
+    members = typing.get_args(hint)
+    if not isinstance(items, list | tuple):
+        raise ValueError(f"{raw!r} is not a {_type_name(hint)}")
+    if Ellipsis not in members and len(items) != len(members):
+        raise ValueError(f"{raw!r} has {len(items)} values where {len(members)} are needed")
+    return tuple(_convert(item, members[0] if Ellipsis in members else members[k]) for k, item in enumerate(items))
 
 
 def _convert_union(raw: Any, members: tuple[Any, ...]) -> Any:
@@ -199,10 +239,10 @@ def _to_str(raw: Any) -> str:
 def _check_range(info: OptionInfo, value: Any) -> Any:
     if value is None:
         return value
-    if info.choices and value not in info.choices:
-        close = did_you_mean(str(value), map(str, info.choices))
-        raise ValueError(f"{value!r} is not {info.allowed}" + (f" ({close})" if close else ""))
     for number in value if isinstance(value, tuple) else (value,):
+        if info.choices and number not in info.choices:
+            close = did_you_mean(str(number), map(str, info.choices))
+            raise ValueError(f"{number!r} is not {info.allowed}" + (f" ({close})" if close else ""))
         if isinstance(number, int | float):
             too_low = info.low is not None and number < info.low
             too_high = info.high is not None and number > info.high

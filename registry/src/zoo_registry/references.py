@@ -22,7 +22,9 @@ def load_reference(reference: str, *, owner: str) -> Callable[..., Any]:
     module_name, _, attribute = reference.partition(":")
     try:
         target = getattr(importlib.import_module(module_name), attribute)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and what compiled extensions raise beside Exception
         raise PluginError(
             f"{owner}: cannot load {reference!r}: {type(error).__name__}: {one_line(error)}",
             hint=f"is everything that {module_name.partition('.')[0]!r} needs installed?",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast, overload, Literal
+from typing import Generic, Literal, TypeVar, cast, overload
 
 from zoo_registry.discovery import Plugin, Problem, discover
 from zoo_registry.errors import AmbiguousNameError, PluginError, UnknownNameError, did_you_mean
@@ -135,6 +135,9 @@ class Registry:
 
     def _suggest(self, kind: str, name: str) -> str:
         local = name.rpartition("/")[2]
+        other = next((k for k in KINDS if name in self._full[k] or name in self._short[k]), None)
+        if other:
+            return f"{name!r} is a {other}"
         pool = self._full[kind] if "/" in name else self._short[kind]
         close = did_you_mean(name, pool) or did_you_mean(local, self._short[kind])
         if close:
@@ -142,4 +145,6 @@ class Registry:
         namespace, slash, _ = name.partition("/")
         if slash and namespace not in {p.namespace for p in self.plugins}:
             return f"no plugin {namespace!r} is installed; zoo plugin list shows those that are"
-        return f"zoo list {'strategies' if kind == 'strategy' else kind + 's'} shows all"
+        off = sorted({plugin.namespace for plugin in self.plugins if plugin.status != "ok"})
+        aside = f" ({', '.join(off)} is off: zoo plugin list)" if off else ""
+        return f"zoo list {'strategies' if kind == 'strategy' else kind + 's'} shows all{aside}"

@@ -17,10 +17,14 @@ from zoo_registry.options import NoOptions
 CONTRACT_VERSION = 1
 """The contract this registry speaks. A plugin built for a newer one is refused and named."""
 
+OLDEST_CONTRACT = 1
+"""The oldest contract whose plugins still work."""
+
 KINDS = ("backbone", "head", "strategy")
 
 FEATURE_KINDS = ("pooled", "map", "tokens", "pyramid")
-"""``pooled``: [B, D]; ``map``: [B, D, H, W]; ``tokens``: [B, N, D]; ``pyramid``: a list of maps, finest first."""
+"""``pooled``: [B, D]; ``map``: [B, D, H, W]; ``tokens``: [B, N, D], all-zero vectors where a sequence is padded;
+``pyramid``: a list of maps [B, D_i, H_i, W_i], finest first (its width is a tuple, one a level)."""
 
 ROLES = ("tuning", "rates", "augment", "sampling", "batch", "objective", "penalty", "averaging")
 """The roles of strategies in calling order."""
@@ -29,8 +33,9 @@ CAPABILITIES = {
     "blocks": "blocks() -> ordered name -> parameter-name prefixes, stem first, covering every parameter",
     "linear_layers": "linear_layers() -> names of linear layers reached through their own forward",
     "intermediates": "intermediates(x) -> one map per stage, finest first",
-    "insert_tokens": "insert_tokens(block, tokens) -> None, extra tokens in front of a block (deep VPT)",
-    "native_head": "native_head() -> the pretrained classifier of the pooled features (Co-Tuning, LwF)",
+    "insert_tokens": "insert_tokens(block, tokens [N, D] or None): extra tokens put in front of this block's sequence "
+    "and taken off behind it, live (gradients reach them); None takes them out again (deep VPT)",
+    "native_head": "native_head() -> a fresh copy of the pretrained classifier of the pooled features (Co-Tuning, LwF)",
     "classifier": "the native classifier is one Linear or 1x1 convolution, so export() can carry a folded head",
     "encode_text": "encode_text(texts) -> text features in the space of the pooled features (zero-shot heads)",
     "image_size": "accepts another image size than the spec's",
@@ -66,6 +71,7 @@ class Weights:
     Attributes:
         repo, file, revision: a safetensors file in a hub repo; the app pins the revision to one commit.
         package, resource, sha256: a safetensors file inside an installed package, with its hash.
+        assets: further files of the same repo or package that the factory is handed (a tokenizer's).
         unsafe: why no safe file exists (``"only a pickle at <url>"``); such weights are listed, never loaded.
         license: SPDX-like licence id of the weights, None where unknown; ``license_source`` says who says so.
         size: bytes, where known.
@@ -78,6 +84,7 @@ class Weights:
     resource: str | None = None
     sha256: str | None = None
     size: int | None = None
+    assets: tuple[str, ...] = ()
     unsafe: str | None = None
     license: str | None = None
     license_source: str | None = None
@@ -126,6 +133,7 @@ class Spec:
         aliases: further local names; they work like ``name`` and are never stored.
         deprecated: why not to use it any more and what instead, or None.
         extra: data of the plugin's own, handed back to its factory with the spec; the app never reads it.
+        known_failures: check of the conformance kit -> why it cannot pass.
     """
 
     name: str
@@ -135,11 +143,16 @@ class Spec:
     aliases: tuple[str, ...] = ()
     deprecated: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    known_failures: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):
             if not _NAME.match(name):
                 raise ValueError(f"{name!r} is no name (letters, digits, '.', '_', '-')")
+        if not self.summary or "\n" in self.summary:
+            raise ValueError(f"{self.name}: the summary must be one line")
+        if not hasattr(self.options, "__dataclass_fields__"):
+            raise ValueError(f"{self.name}: options {self.options!r} is not a dataclass")
         if not _FACTORY.match(self.factory):
             raise ValueError(f"{self.name}: factory {self.factory!r} is not 'package.module:callable'")
 
@@ -151,6 +164,7 @@ class BackboneSpec(Spec):
     Attributes:
         input: what it is fed; no image is assumed.
         features: kind -> width, see :data:`FEATURE_KINDS`; they differ (mobilenetv3_small: 1024 pooled, 576 as a map).
+            A pyramid's width is a tuple, finest level first.
         weights: where the pretrained weights lie, None where there are none.
         parameters: number of parameters of the backbone without a classifier, None where unknown.
         family: architectures that belong together, e.g. ``"resnet"``.
@@ -160,7 +174,7 @@ class BackboneSpec(Spec):
     """
 
     input: Input = field(default_factory=ImageInput)
-    features: Mapping[str, int] = field(default_factory=dict)
+    features: Mapping[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
     parameters: int | None = None
     family: str = ""
@@ -188,7 +202,8 @@ class HeadSpec(Spec):
         tasks: the kinds of target columns it serves: ``classification``, ``multilabel``, ``regression``...
         features: feature kinds accepted, best first.
         needs: capabilities of the backbone without which it cannot be built (``encode_text``, ``native_head``).
-        gradient: False where ``fit`` alone trains it (prototype, ridge, k-NN): only the role-``fit`` way applies.
+        gradient: False where gradients cannot train it (prototype, ridge, k-NN: ``fit`` does; zero-shot: nothing
+            does), so a phase with steps needs something else that learns.
         paper: its source.
     """
 
@@ -227,7 +242,7 @@ class StrategySpec(Spec):
         head_needs: methods that the head must have (``fit``).
         touches: of ``input backbone features loss``; features may be cached when nothing touches input or backbone.
         gradient: False for a phase of no steps.
-        merges: the result is a plain model; False: it stays a delta.
+        merges: the result is a plain model; False: it stays a delta, see ``Strategy.delta`` and ``Strategy.apply``.
         defaults: good rate, decay, warm-up, epochs.
         paper: its source.
     """

@@ -3,7 +3,8 @@
 The training loop of the app calls the methods at fixed points::
 
     phase  prepare* -> parameter_groups -> begin_epoch* per epoch
-    step   alter* -> objective or the supervised loss -> penalty* -> backward -> before_step* -> optimiser -> after_step*
+    step   alter* -> objective or the supervised loss -> penalty* -> backward
+           -> before_step* -> optimiser -> after_step*
     end    evaluation_weights -> delta -> finish*
 
 ``*`` in the order of :data:`zoo_registry.specs.ROLES`. At most one tuning, rates, sampling, objective and owner of
@@ -172,7 +173,11 @@ class Strategy:
         raise NotImplementedError
 
     def augment(self, transform: Callable[..., Any], stream: str, view: str) -> Callable[..., Any]:
-        """Role augment: a sample transform ``(sample, generator) -> sample`` around ``transform``; runs in workers."""
+        """Role augment: a sample transform ``(sample, generator) -> sample`` around ``transform``; runs in workers.
+
+        The sample is the input alone, or the pair ``(input, targets)`` where a target lies in the input's own space
+        (a segmentation map), so that both are moved together. The generator is keyed by the sample's draw.
+        """
         return transform
 
     def sample_weights(self, targets: Mapping[str, Tensor], run: Run) -> Tensor:
@@ -207,6 +212,13 @@ class Strategy:
     def delta(self, model: TransferModel) -> Delta | None:
         """Just before :meth:`finish`: what changed, where the method has a small form of it."""
         return None
+
+    def apply(self, model: TransferModel, delta: Delta) -> None:
+        """Put a published delta on a plain model; needed where the spec says ``merges=False`` (deep VPT).
+
+        Afterwards the model gives the outputs that the trained one gave.
+        """
+        raise NotImplementedError
 
     def finish(self, model: TransferModel, run: Run) -> None:
         """At the phase's end: merge, average, fit; the model is plain afterwards."""
