@@ -1,0 +1,129 @@
+"""Weights files: what lies in one, how timm takes it, and an honest report of what became of each tensor."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from zoo_registry import IntegrityError, LoadReport
+
+Shape = tuple[int, ...]
+
+_patching = threading.RLock()
+_log = logging.getLogger("timm.models._builder")
+
+
+def file_shapes(path: Path) -> dict[str, Shape]:
+    """Tensor name -> shape of a safetensors file; only the header is read.
+
+    Raises:
+        IntegrityError: the file is no safetensors file.
+    """
+    if path.suffix != ".safetensors":  # timm picks its reader by the suffix, and the other reader is pickle's
+        raise IntegrityError(f"weights file '{path.name}' is not named .safetensors", "give a safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"weights file '{path.name}' cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def recorded_load() -> Iterator[dict[str, Tensor]]:
+    """Collects what this thread hands to ``Module.load_state_dict``: the tensors after timm's own key filter.
+
+    timm keeps its filters to itself; the last dictionary given to torch is the only place that shows their result.
+    What timm logs meanwhile about unexpected keys is kept quiet: the :func:`report` says it.
+    """
+    taken: dict[str, Tensor] = {}
+    thread = threading.get_ident()
+
+    def other_thread(_record: logging.LogRecord) -> bool:
+        return threading.get_ident() != thread
+
+    with _patching:
+        _log.addFilter(other_thread)
+        original = nn.Module.load_state_dict
+
+        def record(self: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == thread:
+                taken.clear()
+                taken.update(state_dict)
+            return original(self, state_dict, *args, **kwargs)
+
+        nn.Module.load_state_dict = record  # type: ignore[method-assign]
+        try:
+            yield taken
+        finally:
+            nn.Module.load_state_dict = original  # type: ignore[method-assign]
+            _log.removeFilter(other_thread)
+
+
+def report(
+    model: nn.Module,
+    path: Path,
+    taken: Mapping[str, Tensor],
+    *,
+    classifiers: tuple[str, ...],
+    native_shapes: Callable[[], Mapping[str, Shape]],
+) -> LoadReport:
+    """Compare a loaded ``model`` with its weights file.
+
+    Args:
+        model: the model, already loaded.
+        path: the weights file.
+        taken: what was handed to ``load_state_dict``, see :func:`recorded_load`.
+        classifiers: module names of the pretrained classifier, which timm drops.
+        native_shapes: shapes of the model at the file's own input size; asked only where names do not tell.
+
+    A tensor counts as resized where the number of its elements changed, as loaded otherwise (a filter may also rename,
+    reshape or join tensors).
+    """
+    shapes = file_shapes(path)
+    state = model.state_dict()
+    used = {name: tensor for name, tensor in taken.items() if name in state}
+    renamed = [name for name in used if name not in shapes]
+    sources = _sources(path, {n: used[n] for n in renamed}, [n for n in shapes if n not in used]) if renamed else {}
+    converted = [name for name in renamed if name not in sources.values()]
+    resized = [n for n in used if n in shapes and used[n].numel() != _count(shapes[n])]
+    if converted:
+        native = native_shapes()
+        resized += [n for n in converted if used[n].numel() != _count(native.get(n, tuple(used[n].shape)))]
+    left = [name for name in shapes if name not in used and name not in sources]
+    if converted:  # what was joined into another tensor is not lost, and nothing tells which ones were
+        left = [n for n in left if n in taken or n.rpartition(".")[0] in classifiers]
+    return LoadReport(
+        loaded=len(used) - len(resized),
+        resized=tuple(sorted(resized)),
+        initialised=tuple(name for name in state if name not in used),
+        dropped=tuple(sorted(left)),
+    )
+
+
+def _sources(path: Path, targets: Mapping[str, Tensor], candidates: list[str]) -> dict[str, str]:
+    """File name -> model name of tensors that were only renamed, found by their content."""
+    found: dict[str, str] = {}
+    open_targets = dict(targets)
+    with safe_open(path, framework="pt") as file:
+        for candidate in candidates:
+            tensor = file.get_tensor(candidate)
+            for name, target in open_targets.items():
+                if target.shape == tensor.shape and torch.equal(target, tensor.to(target.dtype)):
+                    found[candidate] = name
+                    del open_targets[name]
+                    break
+    return found
+
+
+def _count(shape: Shape) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
