@@ -19,8 +19,8 @@ class PrototypeHead(ClassificationHead):
     Snell, Swersky and Zemel, Prototypical Networks for Few-shot Learning, NeurIPS 2017 (arXiv 1703.05175): with squared
     Euclidean distance this is a linear classifier, ``-|f - m_c|^2 = 2 <f, m_c> - |m_c|^2 - |f|^2``, and ``|f|^2`` is
     the same for all classes. The logits here leave it out, so they equal those of the folded layer, and their softmax
-    that of the distances. With ``normalise`` features are brought to length 1 first, as in Wang et al., SimpleShot (arXiv
-    1911.04623, its L2N).
+    that of the distances. With ``normalise`` features are brought to length 1 first, as in Wang et al., SimpleShot
+    (arXiv 1911.04623, its L2N).
 
     Args:
         width: D of the features [B, D].
