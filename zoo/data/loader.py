@@ -1,0 +1,211 @@
+"""Batches of views from worker processes, the same bits for any number of workers.
+
+What a batch holds is said by a plan, and what a sample looks like by (seed, epoch, draw, stream, view): the loader has
+no state of its own, so a run resumes anywhere by giving the rest of the plan.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from zoo_registry.errors import RunStoppedError
+
+from zoo.data.bad import BadRow
+from zoo.data.dataset import BadSample, Split
+from zoo.keys import generator
+
+Draw = tuple[int, int]
+"""Index of a sample in its split, and the number of the draw in the epoch: the key of its randomness."""
+
+
+@dataclass
+class LoadedBatch:
+    """A batch as loaded.
+
+    Attributes:
+        views: view name -> uint8 [B, C, H, W] for images, or what ``collate`` made.
+        ids: indices in the split of the B samples that could be read, in the order of the plan.
+        draws: their draws.
+        bad: rows of those that could not; nothing stands in for them, B may even be 0 (then ``views`` is empty).
+    """
+
+    views: dict[str, Any]
+    ids: list[int]
+    draws: list[int]
+    bad: list[BadRow] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def pin_memory(self) -> LoadedBatch:
+        """Called by torch where ``pin_memory`` is asked for."""
+        for name, view in self.views.items():
+            if isinstance(view, Tensor):
+                self.views[name] = view.pin_memory()
+        return self
+
+
+def stack(samples: Sequence[Tensor]) -> Tensor:
+    """The collate function of images: [B, C, H, W]."""
+    return torch.stack(list(samples))
+
+
+@dataclass(eq=False)
+class _Maker:
+    """What a worker has: reads, transforms and collates the samples of one batch of the plan."""
+
+    split: Split
+    views: Mapping[str, Callable[..., Any]]
+    seed: int
+    stream: str
+    collate: Callable[[Sequence[Any]], Any]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, request: tuple[Hashable, Sequence[Draw]]) -> LoadedBatch:
+        with one_thread():
+            return self._batch(*request)
+
+    def _batch(self, epoch: Hashable, draws: Sequence[Draw]) -> LoadedBatch:
+        made: dict[str, list[Any]] = {name: [] for name in self.views}
+        batch = LoadedBatch({}, [], [])
+        for index, draw in draws:
+            try:
+                sample = self._sample(index, draw, epoch)
+            except BadSample as error:
+                batch.bad.append(BadRow(self.split.name, self.split.ids[index], error.reason))
+                continue
+            for name, view in sample.items():
+                made[name].append(view)
+            batch.ids.append(index)
+            batch.draws.append(draw)
+        if batch.ids:
+            batch.views = {name: self.collate(samples) for name, samples in made.items()}
+        return batch
+
+    def _sample(self, index: int, draw: int, epoch: Hashable) -> dict[str, Any]:
+        value = self.split.read(index)
+        if hasattr(value, "__array_interface__"):
+            value = torch.from_numpy(value)
+            value = value.permute(2, 0, 1) if value.ndim == 3 else value
+        return {
+            name: view(value, generator(self.seed, epoch, draw, self.stream, name)) for name, view in self.views.items()
+        }
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, as in a worker: for small images, waking others takes longer than the work."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+
+
+class _Plan:
+    """The sampler of the loader: one request a batch; the plan is exchanged between epochs, the workers stay."""
+
+    def __init__(self) -> None:
+        self.epoch: Hashable = 0
+        self.plan: Sequence[Sequence[Draw]] = ()
+
+    def __iter__(self) -> Iterator[tuple[Hashable, Sequence[Draw]]]:
+        return iter([(self.epoch, batch) for batch in self.plan])
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+
+def _itself(batch: LoadedBatch) -> LoadedBatch:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    """Ctrl-C belongs to the main process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class ViewLoader:
+    """Loads views of a split.
+
+    Args:
+        split: where samples come from.
+        views: view name -> transform ``(sample, generator) -> sample``; images come as uint8 [C, H, W].
+        seed, stream: parts of the key of every draw.
+        workers: processes that stay alive until :meth:`close`; 0 loads in this process.
+        collate: list of samples -> batch; stacks tensors by default.
+        pin_memory: put batches in pinned memory, for copies to a CUDA device.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        views: Mapping[str, Callable[..., Any]],
+        *,
+        seed: int = 0,
+        stream: str = "train",
+        workers: int = 0,
+        collate: Callable[[Sequence[Any]], Any] = stack,
+        pin_memory: bool = False,
+    ) -> None:
+        self.split = split
+        self._plan = _Plan()
+        # The generator is the loader's own: without it, starting an epoch would draw from torch's global one.
+        self._loader: DataLoader[LoadedBatch] | None = DataLoader(
+            _Maker(split, views, seed, stream, collate),
+            batch_size=None,
+            sampler=self._plan,
+            num_workers=workers,
+            collate_fn=_itself,
+            worker_init_fn=_start_worker,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),
+        )
+
+    def batches(self, plan: Sequence[Sequence[Draw]], epoch: Hashable = 0) -> Iterator[LoadedBatch]:
+        """One batch for each entry of the plan, in order. ``epoch`` is part of the key: an int, or a tuple of ints.
+
+        Only one iteration at a time; starting another ends the one before.
+
+        Raises:
+            RunStoppedError: a worker process died.
+        """
+        if self._loader is None:
+            raise RuntimeError("the loader is closed")
+        self._plan.epoch, self._plan.plan = epoch, plan
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunStoppedError(
+                f"a data worker died: {str(error).splitlines()[0]}", hint="resume with fewer workers (--workers 0)"
+            ) from error
+
+    def close(self) -> None:
+        """End the worker processes."""
+        iterator, self._loader = getattr(self._loader, "_iterator", None), None
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+    def __enter__(self) -> ViewLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def in_order(count: int, batch_size: int) -> list[list[Draw]]:
+    """The plan that reads every sample once, in data order: evaluation and extraction."""
+    return [[(i, i) for i in range(s, min(s + batch_size, count))] for s in range(0, count, batch_size)]

@@ -1,0 +1,80 @@
+"""The raw form that every data source brings: one entry a sample, labels as they are written in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.data.dataset import digest
+from zoo.data.decode import decode_image
+from zoo.data.names import nfc
+
+Raw = str | float | frozenset[str] | dict[str, float | None] | None
+"""A label as read: a class name, a number, the set of names that apply, or name -> 0/1/None; None where missing."""
+
+
+@dataclass(eq=False)
+class Records:
+    """Samples as a source lists them.
+
+    Attributes:
+        form: ``folder``, ``table``, ``digits``, ``torch`` or ``datasets``.
+        name: what to call the data in a card: a leaf name, never a path.
+        ids, sources, sizes: see :class:`zoo.data.dataset.Split`.
+        splits: ``train``, ``val``, ``test`` for each sample, or None throughout where the source has no splits.
+        values: column name -> labels of all samples; empty where the data carries no labels.
+        kinds: column name -> kind, where the source knows it.
+        classes: column name -> declared classes, for sources that declare them (folders, features); else absent.
+        declared: split -> classes for which the split has a folder, where splits are folders.
+        strict: a class without a sample in val or test is an error, not a note (folders).
+        where: index -> where a person finds the sample (``"line 7"``).
+        extra: more for the description.
+    """
+
+    form: str
+    name: str
+    ids: Sequence[str]
+    sources: Sequence[Any]
+    sizes: Sequence[int]
+    splits: Sequence[str] | None
+    values: dict[str, Sequence[Raw]]
+    kinds: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    strict: bool = False
+    decoder: Callable[[Any], Any] = decode_image
+    where: Callable[[int], str] | None = None
+    ignored: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    suggested_augment: str | None = None
+
+    def place(self, index: int) -> str:
+        """Where a person finds the sample: ``line 7`` of a table, else its id."""
+        return self.where(index) if self.where else repr(self.ids[index])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of ids, sizes, splits and labels, in the order of ids."""
+        columns = sorted(self.values)
+        order = sorted(range(len(self.ids)), key=lambda i: nfc(self.ids[i]))
+        rows = (
+            "\0".join(
+                [
+                    nfc(self.ids[i]),
+                    str(self.sizes[i]),
+                    self.splits[i] if self.splits else "",
+                    *(_text(self.values[c][i]) for c in columns),
+                ]
+            )
+            for i in order
+        )
+        return digest(["zoo data 1", *columns, *rows])
+
+
+def _text(value: Raw) -> str:
+    if isinstance(value, frozenset):
+        return "{" + "\1".join(sorted(map(nfc, value))) + "}"
+    if isinstance(value, dict):
+        return repr(sorted(value.items()))
+    return nfc(value) if isinstance(value, str) else repr(value)
