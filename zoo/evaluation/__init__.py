@@ -1,0 +1,1 @@
+"""How good predictions are: exact metrics of every target column, and the figures that show them."""
