@@ -117,7 +117,7 @@ class Hub(Protocol):
         ...
 
     def models(self, pattern: str | None = None) -> list[RepoInfo]:
-        """The repos tagged ``zoo``, newest first, maybe without their files; ``pattern`` is a part of the name or a glob."""
+        """The repos tagged ``zoo``, newest first, files not always told; ``pattern``: a part of the name, or a glob."""
         ...
 
     def pull(
