@@ -18,7 +18,6 @@ from zoo_registry.errors import IntegrityError
 
 from zoo.hub.base import RepoFile, RepoInfo
 from zoo.hub.files import git_sha1_of, read_json, sha256_of
-from zoo.hub.names import check_path
 
 HEAD = "main"
 _FULL = 40
@@ -57,9 +56,16 @@ class Cache:
 
     def remember(self, info: RepoInfo, revision: str | None) -> None:
         """Note that a complete copy is here: the list of its files, and what the revision was. Failing is no harm."""
-        record = {"files": [[f.path, f.size, f.sha256, f.git_sha1] for f in info.files]}
+        record = {
+            "files": [[f.path, f.size, f.sha256, f.git_sha1] for f in info.files],
+            "tags": list(info.tags),
+            "private": info.private,
+            "modified": info.modified,
+            "url": info.url,
+            "metadata": dict(info.metadata),
+        }
         with contextlib.suppress(OSError):
-            _replace(self.repo(info.name) / "zoo" / f"{info.revision}.json", json.dumps(record))
+            _replace(self.repo(info.name) / "zoo" / f"{info.revision}.json", json.dumps(record, default=str))
             if revision != info.revision and not info.revision.startswith(revision or HEAD):
                 _replace(self.repo(info.name) / "refs" / (revision or HEAD), info.revision)
 
@@ -67,9 +73,18 @@ class Cache:
         """The hub's list of a commit's files as it was noted, or None where it was not, or is not readable."""
         path = self.repo(name) / "zoo" / f"{sha}.json"
         with contextlib.suppress(OSError, IntegrityError, KeyError, TypeError, ValueError):
-            rows = read_json(path, str(path))["files"]
-            files = tuple(RepoFile(path=check_path(p), size=int(n), sha256=s, git_sha1=g) for p, n, s, g in rows)
-            return RepoInfo(name=name, revision=sha, files=files, url=str(self.repo(name)))
+            row = read_json(path, str(path))
+            files = tuple(RepoFile(path=p, size=int(n), sha256=s, git_sha1=g) for p, n, s, g in row["files"])
+            return RepoInfo(
+                name=name,
+                revision=sha,
+                files=files,
+                tags=tuple(row["tags"]),
+                private=row["private"],
+                modified=row["modified"],
+                url=row["url"],
+                metadata=row["metadata"],
+            )
         return None
 
     def find(self, name: str, sha: str, path: str) -> Path | None:

@@ -77,8 +77,8 @@ class HfHub:
     def info(self, name: str, revision: str | None = None) -> RepoInfo:
         """As :meth:`zoo.hub.base.Hub.info`; offline: what is known of it from the cache."""
         check_name(name)
-        info, down = self._known(name, revision, offline=self.offline)
-        if down is not None:
+        info, down = self._known(name, revision, offline=self.offline, fresh=True)
+        if down is not None and not self.offline:
             log.warning("%s; told from the cache", down.message)
         return info
 
@@ -95,12 +95,17 @@ class HfHub:
             return list(rows)
 
         with self._session():
+            self._look()
             rows = [self._info(row) for row in attempt(call, asked)]
         globbed = pattern if pattern and literal != pattern else None
         return [row for row in rows if globbed is None or fnmatch.fnmatch(row.name, globbed)]
 
-    def _known(self, name: str, revision: str | None, *, offline: bool) -> tuple[RepoInfo, HubError | None]:
+    def _known(
+        self, name: str, revision: str | None, *, offline: bool, fresh: bool = False
+    ) -> tuple[RepoInfo, HubError | None]:
         """The revision's info, and why the hub was not asked or did not answer (None: it may be asked for files).
+
+        A full commit id that the cache knows is not asked for, but for ``fresh``.
 
         Raises:
             HubError: it is neither to be had nor in the cache.
@@ -108,7 +113,8 @@ class HfHub:
         revision = check_revision(revision) if revision is not None else None
         asked = Asked(self.location, name, revision)
         down: HubError | None = None
-        pinned = self._cached(name, revision) if offline or (revision and _SHA.fullmatch(revision)) else None
+        full = revision is not None and _SHA.fullmatch(revision) is not None and not fresh
+        pinned = self._cached(name, revision) if offline or full else None
         if offline:
             down = UnreachableError(f"offline, {self.location} is not asked")
         elif pinned is not None:
@@ -118,6 +124,10 @@ class HfHub:
                 return self._remote_info(name, revision), None
             except UnreachableError as error:
                 down, pinned = error, self._cached(name, revision)
+            except MissingRepoError as error:
+                close = self._closest(name)
+                hint = f"{close} Or: {error.hint}" if close else error.hint
+                raise MissingRepoError(error.message, hint) from error
         if pinned is None:
             raise HubError(f"{down.message}; {asked} is not in the cache", f"run it once online: zoo pull {asked}")
         return pinned, down
@@ -126,12 +136,19 @@ class HfHub:
         def call() -> Any:
             return self.api.model_info(name, revision=revision, files_metadata=True, timeout=_timeout())
 
-        try:
-            with self._session():
-                return self._info(attempt(call, Asked(self.location, name, revision)))
-        except MissingRepoError as error:
-            close = self._closest(name)
-            raise MissingRepoError(error.message, f"{close} Or: {error.hint}" if close else error.hint) from error
+        with self._session():
+            return self._info(attempt(call, Asked(self.location, name, revision)))
+
+    def _look(self) -> None:
+        """One small request that fails at once where huggingface_hub would try for 23 s."""
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        def call() -> None:
+            headers = build_hf_headers(token=self.token, library_name="transfer-zoo")
+            url = f"{self.location}/api/models"
+            hf_raise_for_status(get_session().get(url, params={"limit": 1}, headers=headers, timeout=_timeout()))
+
+        attempt(call, Asked(self.location))
 
     def _closest(self, name: str) -> str | None:
         """The owner's repos that read alike; silence where that cannot be found out."""
