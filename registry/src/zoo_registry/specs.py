@@ -133,6 +133,7 @@ class Spec:
         aliases: further local names; they work like ``name`` and are never stored.
         deprecated: why not to use it any more and what instead, or None.
         extra: data of the plugin's own, handed back to its factory with the spec; the app never reads it.
+        example: option values to try the spec with, where the defaults alone do not do (a teacher's name).
         known_failures: check of the conformance kit -> why it cannot pass.
     """
 
@@ -143,6 +144,7 @@ class Spec:
     aliases: tuple[str, ...] = ()
     deprecated: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
     known_failures: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
