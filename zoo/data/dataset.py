@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_registry.building import Column
 from zoo_registry.errors import UsageError, did_you_mean
 
-from zoo.data.decode import BadSample, decode_image
+from zoo.data.decode import BadSample, decode_image, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +84,7 @@ class Split:
         try:
             return source()
         except Exception as error:
-            raise BadSample(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+            raise BadSample(reason_of(error)) from error
 
     def read(self, index: int) -> Any:
         """The decoded sample, uint8 [H, W, C] for images; the first ``cache_bytes`` of them are remembered.

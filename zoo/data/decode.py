@@ -87,7 +87,13 @@ def _guarded(function: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray
     except UnidentifiedImageError as error:
         raise BadSample(f"not an image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:
-        raise BadSample(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise BadSample(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """One line that says what a reader raised."""
+    text = " ".join(str(error).split())[:200]
+    return text.lower() if text and type(error) is OSError else f"{type(error).__name__}: {text}"
 
 
 def _decode(data: bytes, max_pixels: int) -> np.ndarray:

@@ -75,11 +75,15 @@ class Scanner:
         """Paths of the folders directly in ``folder``."""
         return [e.path for e in self.entries(folder) if e.is_dir()]
 
-    def images(self, folder: str) -> Iterator[File]:
-        """All images in and below ``folder``, in natural order of their paths."""
+    def images(self, folder: str, above: frozenset[str] = frozenset()) -> Iterator[File]:
+        """All images in and below ``folder``, in natural order of their paths; ``above`` are folders being walked."""
+        here = os.path.realpath(folder)
+        if here in above:
+            self.ignored["link in a circle"] += 1
+            return
         for entry in self.entries(folder):
             if entry.is_dir():
-                yield from self.images(entry.path)
+                yield from self.images(entry.path, above | {here})
             elif not entry.is_file():
                 self.ignored["not a regular file"] += 1
             elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
@@ -132,7 +136,6 @@ def read_folder(root: Path, *, follow_links: bool = False) -> Records:
         values={"label": [c for _, _, c in rows]},
         kinds={"label": "classification"},
         declared=declared,
-        strict=True,
         ignored=dict(sorted(scanner.ignored.items())),
         notes=notes,
     )

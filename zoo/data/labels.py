@@ -32,10 +32,10 @@ def _column(records: Records, name: str, values: Sequence[Raw], train: Sequence[
     if kind == "regression":
         return Column(name=name, kind=kind)
     counts = Counter(n for value in present for n in _names(value))
-    declared = records.classes.get(name) or (records.declared.get("train") or records.declared.get("") or ())
-    known = {*counts, *declared}
+    folders = records.declared.get("train") or records.declared.get("") or ()
+    known = {*counts, *folders, *records.classes.get(name, ())}
     refuse_twins(known)
-    empty = [c for c in natural_sorted(declared) if not counts[c]] if records.strict else []
+    empty = [c for c in natural_sorted(folders) if not counts[c]]
     if empty:
         raise DataError(f"class {listing(empty)} has no sample in train", hint="add images or remove the folder")
     if kind == "classification" and len(counts) < 2:
@@ -51,11 +51,11 @@ def _names(value: Raw) -> Iterable[str]:
     return (str(value),)
 
 
-def check_splits(records: Records, columns: tuple[Column, ...], splits: dict[str, list[int]], *, given: bool) -> None:
+def check_splits(records: Records, columns: tuple[Column, ...], splits: dict[str, list[int]], *, held: bool) -> None:
     """Hold every split to the label map.
 
     A class that the map lacks is an error; one without a sample in a split is an error where splits are class folders
-    and a note elsewhere. ``given`` says that the map comes from a trained model, and train is held to it too.
+    and a note elsewhere. ``held`` says that the map comes from a trained model, and train is held to it too.
 
     Raises:
         DataError: names the classes and where they are.
@@ -63,11 +63,11 @@ def check_splits(records: Records, columns: tuple[Column, ...], splits: dict[str
     for column in (c for c in columns if c.classes):
         values, known = records.values[column.name], set(column.classes)
         for split, indices in splits.items():
-            if split == "train" and not given:
+            if split == "train" and not held:
                 continue
             found = {nfc(n): i for i in reversed(indices) if values[i] is not None for n in _names(values[i])}
-            source = "the model" if given else "train"
-            declared = set(records.declared.get(split, ())) if records.strict else set()
+            source = "the model" if held else "train"
+            declared = set(records.declared.get(split, records.declared.get("", ())))
             extra = natural_sorted((set(found) | declared) - known)
             if extra:
                 at = f" (first at {records.place(found[extra[0]])})" if extra[0] in found else ""
@@ -75,16 +75,12 @@ def check_splits(records: Records, columns: tuple[Column, ...], splits: dict[str
                     f"{split} has the class {listing(extra)} of column {column.name!r}, unknown to {source}{at}",
                     hint=f"{source} knows {listing(column.classes, 10)}",
                 )
-            _missing(records, column, split, natural_sorted(known - set(found) - declared), source)
-
-
-def _missing(records: Records, column: Column, split: str, missing: list[str], source: str) -> None:
-    if not missing or column.kind != "classification":
-        return
-    message = f"{split} has no class {listing(missing)} of column {column.name!r}, which {source} has"
-    if records.strict and (split in records.declared or ("" in records.declared and split == "all")):
-        raise DataError(message, hint="give every split the same classes; an empty folder says that it is meant so")
-    records.notes.append(message)
+            missing = natural_sorted(known - set(found) - declared)
+            if missing and column.kind == "classification":
+                message = f"{split} has no class {listing(missing)} of column {column.name!r}, which {source} has"
+                if declared:
+                    raise DataError(message, hint="give every split the same classes; an empty folder leaves one out")
+                records.notes.append(message)
 
 
 def encode(records: Records, columns: tuple[Column, ...]) -> dict[str, np.ndarray]:

@@ -124,7 +124,14 @@ def read_records(
     if suffix in TABLES and path.is_file():
         from zoo.data.table import read_table
 
-        return read_table(path, task=task, labels=labels, **columns)
+        return read_table(
+            path,
+            task=task,
+            labels=labels,
+            image_column=image_column,
+            label_columns=label_columns,
+            split_column=split_column,
+        )
     given = [f"--{name.replace('_columns', '_column').replace('_', '-')}" for name, value in columns.items() if value]
     if given:
         raise UsageError(f"{given[0]} belongs to a table, but {str(data)!r} is none", hint="leave it out")
@@ -178,16 +185,16 @@ def build(
         records = _rename_column(records, labels)
     drawn: dict[str, Any] = {}
     indices = _split_indices(records, split, labels is not None, seed, val_fraction, drawn)
+    given = dict(indices)  # as the data has them, before anything was drawn
+    if "val_fraction" in drawn:
+        given["train"] = sorted([*given["train"], *given.pop("val")])
+    columns = labels if labels is not None else columns_of(records, given.get("train") or given["all"])
+    check_splits(records, columns, given, held=labels is not None)
     if labels_per_class is not None and "train" in indices:
         group = _group(records)
         kept = draw_count(strata(indices["train"], group).values(), records.ids, labels_per_class, seed)
         indices["train"] = [i for i in indices["train"] if i in kept]
         drawn |= {"labels_per_class": labels_per_class, "labels_seed": seed}
-    base = indices["train"] if "train" in indices else [i for rows in indices.values() for i in rows]
-    columns = labels if labels is not None else columns_of(records, base)
-    drawn_val = "val_fraction" in drawn
-    checked = {n: rows for n, rows in indices.items() if n == "train" or not (drawn_val and n == "val")}
-    check_splits(records, columns, checked, given=labels is not None)
     encoded = encode(records, columns)
     wanted = indices if split is None else {split: indices[split]}
     splits = {name: _make_split(records, name, rows, columns, encoded) for name, rows in wanted.items()}

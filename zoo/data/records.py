@@ -25,9 +25,9 @@ class Records:
         splits: ``train``, ``val``, ``test`` for each sample, or None throughout where the source has no splits.
         values: column name -> labels of all samples; empty where the data carries no labels.
         kinds: column name -> kind, where the source knows it.
-        classes: column name -> declared classes, for sources that declare them (folders, features); else absent.
-        declared: split -> classes for which the split has a folder, where splits are folders.
-        strict: a class without a sample in val or test is an error, not a note (folders).
+        classes: column name -> declared classes, for sources that declare them (features).
+        declared: split (``""`` where there is none) -> classes that have a folder, where classes are folders. There a
+            class without a folder in val or test is an error; elsewhere, a class without a sample is a note.
         where: index -> where a person finds the sample (``"line 7"``).
         extra: more for the description.
     """
@@ -42,7 +42,6 @@ class Records:
     kinds: dict[str, str] = field(default_factory=dict)
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    strict: bool = False
     decoder: Callable[[Any], Any] = decode_image
     where: Callable[[int], str] | None = None
     ignored: dict[str, int] = field(default_factory=dict)
