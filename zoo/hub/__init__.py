@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from zoo_registry.errors import UsageError
 
@@ -46,7 +45,7 @@ def open_hub(location: str | None = None, *, offline: bool = False) -> Hub:
     if url is None and where not in _HUGGING_FACE:
         return FolderHub(where)
     if url is not None and url.scheme == "file":
-        return FolderHub(url2pathname(url.path))
+        return FolderHub(unquote(url.path))
     if url is not None and (url.scheme not in ("http", "https") or not url.hostname):
         raise UsageError(f"no hub speaks {url.scheme!r}", "give a folder, an http(s):// URL, or hf")
     if url is not None and url.username is not None:

@@ -227,13 +227,14 @@ class HfHub:
     ) -> FetchedFile:
         """As :meth:`zoo.hub.base.Hub.file`: into the cache."""
         check_name(name)
-        if not is_safe(check_path(filename)):
-            raise HubError(f"{name}: {filename} is not safe to load: such files may hold code", "use safetensors")
+        check_path(filename)
         with self._session():
             info, down = self._known(name, revision, offline=offline or self.offline)
             file = next((f for f in info.files if f.path == filename), None)
             if file is None:
                 raise self._no_file(info, filename, down)
+            if not is_safe(filename):
+                raise _pickled(f"{name}@{info.revision[:7]}", [filename])
             if down is not None and not (offline or self.offline):
                 log.warning("%s; using %s of %s in the cache", down.message, filename, name)
             spot = self._fetch(info, file, down, Meter(progress, file.size))
@@ -361,7 +362,7 @@ class HfHub:
 
 def _pickled(at: str, pickles: list[str]) -> HubError:
     return HubError(
-        f"{at} has no safe weights: only {pickles[0]}, of a kind that may hold code and is never loaded",
+        f"{at} has no safe weights: {pickles[0]} is of a kind that may hold code and is never loaded",
         "another repo or tag with safetensors; or convert it yourself where you trust it",
     )
 

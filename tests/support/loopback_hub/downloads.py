@@ -65,6 +65,14 @@ class Downloads(Plumbing):
             return self.reply(302, b"", {**h, "Location": url, "ETag": f'"{e["oid"]}"'})
         self.serve(blob, e["size"], f'"{e["sha256"]}"', h, path)
 
+    @route("GET", r"/__lfs__/" + REPO + r"/(?P<oid>[0-9a-f]{64})", "resolve")
+    def lfs_get(self, repo, oid):
+        self.check_sig(repo, oid)
+        p = self.store.blob(repo, oid)
+        if not p.exists():
+            raise Refused(404, "NoSuchKey")
+        self.serve(p, p.stat().st_size, f'"{oid}"', {}, self.q("file") or oid)
+
     @route("GET", r"/", "page")
     def front(self):
         self.reply(200, b"loopback hub\n", {"Content-Type": "text/plain"})

@@ -375,3 +375,7 @@ class Plumbing(BaseHTTPRequestHandler):
         meta = self.get_repo(repo)
         sha = self.store.resolve(meta, rev or "main")
         return meta, sha, self.store.commit(repo, sha)
+
+    def check_sig(self, repo, oid):
+        if self.q("sig") != self.hub.sig(repo, oid):
+            raise Refused(403, "SignatureDoesNotMatch")

@@ -141,10 +141,6 @@ class Writes(Plumbing):
             tmp.unlink(missing_ok=True)
         return h.hexdigest()
 
-    def check_sig(self, repo, oid):
-        if self.q("sig") != self.hub.sig(repo, oid):
-            raise Refused(403, "SignatureDoesNotMatch")
-
     @route("PUT", r"/__lfs__/" + REPO + r"/(?P<oid>[0-9a-f]{64})", "put")
     def lfs_put(self, repo, oid):
         self.check_sig(repo, oid)
