@@ -1,0 +1,227 @@
+"""The Python API, in the same words as the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_registry import Entry, Registry, UsageError
+
+from zoo.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from zoo.assembly.assemble import Assembled
+    from zoo.bundle.read import LoadedModel
+    from zoo.evaluation.report import Report
+    from zoo.finetuning import FinetuneResult
+    from zoo.hub.base import Pulled, Pushed
+    from zoo.prediction import PredictedFile
+    from zoo.training.progress import Reporter
+
+__all__ = [
+    "assemble",
+    "evaluate",
+    "finetune",
+    "list_backbones",
+    "list_heads",
+    "list_strategies",
+    "load",
+    "predict",
+    "pull",
+    "push",
+]
+
+
+def list_backbones(pattern: str | None = None) -> list[str]:
+    """Full names of the installed backbones; ``pattern`` is a part of the name or a glob."""
+    return _names("backbone", pattern)
+
+
+def list_heads(pattern: str | None = None) -> list[str]:
+    """Full names of the installed heads."""
+    return _names("head", pattern)
+
+
+def list_strategies(pattern: str | None = None) -> list[str]:
+    """Full names of the installed strategies."""
+    return _names("strategy", pattern)
+
+
+def _names(kind: str, pattern: str | None) -> list[str]:
+    from zoo.cli.listing import matches
+
+    entries: Sequence[Entry[Any]] = Registry().entries(kind)
+    return [entry.name for entry in entries if matches(entry.name, pattern)]
+
+
+def assemble(backbone: str, *, head: str = "linear", classes: Sequence[str], **options: Any) -> Assembled:
+    """Build a transfer model for a classification of ``classes``; see :func:`zoo.assembly.assemble.assemble_model`.
+
+    Returns:
+        What was built: ``.model`` is a torch module, ``.model.predict(x)`` takes normalised inputs [B, C, H, W].
+    """
+    from zoo_registry import Column
+
+    from zoo.assembly.assemble import assemble_model
+    from zoo.devices import resolve_device
+
+    device = resolve_device(str(options.pop("device", "auto")))
+    columns = (Column(name="label", classes=tuple(classes)),)
+    return assemble_model(Registry(), backbone=backbone, head=head, columns=columns, device=device, **options)
+
+
+def finetune(
+    data: Any = None,
+    *,
+    backbone: str | None = None,
+    head: str | None = None,
+    strategy: str | None = None,
+    epochs: int | None = None,
+    out: str | Path | None = None,
+    settings: Sequence[str] = (),
+    recipe: Recipe | str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    seed: int | None = None,
+    pretrained: bool | None = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    augment: str | None = None,
+    workers: int | None = None,
+    max_bad: float | None = None,
+    image_column: str | None = None,
+    label_columns: Sequence[str] = (),
+    split_column: str | None = None,
+    task: str | None = None,
+    hub: str | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> FinetuneResult:
+    """Fine-tune a backbone on data, evaluate the result and write a bundle.
+
+    Args:
+        data: a folder of class folders, a table, ``digits:``, a torch or Hugging Face dataset, or a mapping of splits.
+        backbone, head: names; a recommended backbone and the plain head for the task by default.
+        strategy: the expression, such as ``linear:3,full:10``.
+        epochs: of the last phase that names none.
+        out: the run folder; ``runs/N`` by default.
+        settings: ``KEY=VALUE`` texts, as with ``--set``.
+        recipe: a recipe, or the path of one; what is said beside it goes before it.
+        resume: go on with the run in ``out``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        seed: of everything random.
+        pretrained: False starts from random weights.
+        image_size, in_chans: in place of the backbone's own.
+        batch_size, lr, weight_decay, augment, workers: see ``zoo finetune --help``.
+        max_bad: share of unreadable images above which training refuses.
+        image_column, label_columns, split_column, task: how a table is read.
+        hub, offline: where weights come from.
+        reporter: told of progress.
+
+    Raises:
+        ZooError: see :mod:`zoo_registry.errors`.
+    """
+    from zoo import finetuning
+    from zoo.planning import Request
+    from zoo.recipe import read_recipe
+    from zoo.runs import next_run_folder
+
+    registry = Registry()
+    places = {"device": device, "hub": hub, "offline": offline, "reporter": reporter}
+    if resume:
+        if out is None:
+            raise UsageError("resume needs the run folder", hint="--resume --out RUN")
+        return finetuning.resume(registry, out=Path(out), data=data, **places)  # type: ignore[arg-type]
+    train = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
+    request = Request(
+        data=data,
+        backbone=backbone,
+        head=head,
+        strategy=strategy,
+        settings=tuple(settings),
+        train={**train, "augment": augment, "workers": workers},
+        data_options={
+            "image_column": image_column,
+            "label_columns": tuple(label_columns) or None,
+            "split_column": split_column,
+            "task": task,
+            "max_bad": max_bad,
+        },
+        recipe=read_recipe(Path(recipe)) if isinstance(recipe, str | Path) else recipe,
+        seed=seed,
+        pretrained=pretrained,
+        image_size=image_size,
+        in_chans=in_chans,
+    )
+    folder = Path(out) if out is not None else next_run_folder()
+    return finetuning.start(request, registry, out=folder, **places)  # type: ignore[arg-type]
+
+
+def load(
+    model: str | Path, *, device: str = "cpu", hub: str | None = None, offline: bool = False, registry: Registry | None = None
+) -> LoadedModel:
+    """Load a bundle folder, a run folder, or ``owner/name[@revision]`` from a hub; in evaluation mode."""
+    from zoo.devices import resolve_device
+    from zoo.models import load_model
+
+    return load_model(str(model), registry or Registry(), device=resolve_device(device), hub=hub, offline=offline)
+
+
+def evaluate(
+    model: LoadedModel | str | Path,
+    data: Any,
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str = "auto",
+    hub: str | None = None,
+    offline: bool = False,
+    **options: Any,
+) -> Report:
+    """Measure a model on data: every readable sample exactly once, classes held to the model's by name."""
+    from zoo.models import evaluate_model
+
+    loaded = load(model, device=device, hub=hub, offline=offline) if isinstance(model, str | Path) else model
+    return evaluate_model(loaded, data, split=split, batch_size=batch_size, workers=workers, **options)
+
+
+def predict(
+    model: LoadedModel | str | Path,
+    files: Sequence[str | Path],
+    *,
+    top: int = 1,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str = "auto",
+    hub: str | None = None,
+    offline: bool = False,
+) -> list[PredictedFile]:
+    """Predict files and folders of files."""
+    from zoo.prediction import predict_files
+
+    loaded = load(model, device=device, hub=hub, offline=offline) if isinstance(model, str | Path) else model
+    return list(predict_files(loaded, [str(f) for f in files], top=top, batch_size=batch_size, workers=workers))
+
+
+def push(run: str | Path, name: str, *, hub: str | None = None, private: bool = True, parent: str | None = None) -> Pushed:
+    """Publish a run's (or a bundle's) model under ``owner/name``; it is loaded in a fresh process first and must
+    reproduce its golden logits.
+    """
+    from zoo.publishing import publish
+
+    return publish(Path(run), name, hub=hub, private=private, parent=parent)
+
+
+def pull(name: str, *, hub: str | None = None, offline: bool = False) -> Pulled:
+    """Get ``owner/name[@revision]`` from a hub, verified against its manifest; returns where it lies."""
+    from zoo.hub import open_hub
+    from zoo.models import split_revision
+
+    repo, revision = split_revision(name)
+    return open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
+

@@ -1,0 +1,1 @@
+"""Assembly: backbone + head = transfer model, with weights found, verified and accounted for."""

@@ -1,0 +1,240 @@
+"""Assembling a transfer model: one path from names to a module, which says what was loaded and what is random."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from zoo_registry import (
+    BackboneSpec,
+    Column,
+    Entry,
+    HeadSpec,
+    ImageInput,
+    Input,
+    IntegrityError,
+    LoadReport,
+    Registry,
+    UsageError,
+    ZooError,
+)
+from zoo_registry.options import parse_options
+
+from zoo.assembly.model import TransferModel
+from zoo.assembly.weights import locate_weights
+from zoo.keys import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """A transfer model and how it came to be.
+
+    Attributes:
+        model: the module, on its device, in float32.
+        backbone, head: registry entries.
+        backbone_options, head_options: as built.
+        input: what the model is fed, with the user's image size and channels put in.
+        features: the kind of features between backbone and head.
+        weights: where the pretrained weights came from, None where the backbone is random.
+        report: what happened to each tensor of the weights file, None where the backbone is random.
+    """
+
+    model: TransferModel
+    backbone: Entry[BackboneSpec]
+    head: Entry[HeadSpec]
+    backbone_options: Any
+    head_options: Any
+    input: Input
+    features: str
+    weights: Mapping[str, Any] | None
+    report: LoadReport | None = field(default=None)
+
+    def summary(self) -> list[str]:
+        """What was loaded, newly initialised, resized or dropped, a line each, for a person."""
+        lines = []
+        if self.weights is None:
+            lines.append(f"backbone {self.backbone.name}: random weights (no pretrained weights were asked for)")
+        elif self.report is not None:
+            where = self.weights.get("repo") or self.weights.get("package")
+            revision = self.weights.get("revision")
+            at = f" at {revision[:12]}" if revision else ""
+            lines.append(f"backbone {self.backbone.name}: {self.report.loaded} tensors loaded from {where}{at}")
+            for word, names in (
+                ("resized", self.report.resized),
+                ("newly initialised", self.report.initialised),
+                ("dropped", self.report.dropped),
+            ):
+                if names:
+                    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+                    lines.append(f"  {word}: {', '.join(names[:4])}{more}")
+        lines.append(f"head {self.head.name}: newly initialised, {count_parameters(self.model.head):,} parameters")
+        return lines
+
+
+def assemble_model(
+    registry: Registry,
+    *,
+    backbone: str,
+    head: str,
+    columns: tuple[Column, ...],
+    backbone_options: Mapping[str, Any] | None = None,
+    head_options: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    hub: str | None = None,
+    offline: bool = False,
+) -> Assembled:
+    """Build backbone and head, find and load the pretrained weights.
+
+    Args:
+        registry: where names are looked up.
+        backbone, head: full or short names.
+        columns: the target columns.
+        backbone_options, head_options: values for the specs' options.
+        pretrained: False leaves the backbone random, as drawn by ``seed``.
+        weights: a local safetensors file in place of the spec's own weights.
+        image_size: height and width in pixels, where the backbone takes another than its own.
+        in_chans: input channels, likewise.
+        seed: of whatever is newly initialised.
+        device: where the model is built.
+        hub, offline: as in :func:`zoo.assembly.weights.locate_weights`.
+
+    Raises:
+        UsageError: names or options are wrong, or backbone, head and data do not fit each other.
+        HubError, IntegrityError: the weights cannot be had, or are damaged.
+    """
+    backbone_entry, head_entry = registry.backbone(backbone), registry.head(head)
+    spec = backbone_entry.spec
+    features = check_fit(backbone_entry, head_entry, columns)
+    parsed_backbone = parse_options(spec.options, backbone_options or {}, where="backbone")
+    parsed_head = parse_options(head_entry.spec.options, head_options or {}, where="head")
+    given = resolve_input(backbone_entry, image_size, in_chans)
+    located = None
+    if pretrained and weights is None:
+        located = locate_weights(backbone_entry, registry, hub=hub, offline=offline)
+    path = located.path if located else weights
+    state = torch.random.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(key(seed, "assembly", "backbone"))
+        module = _build(
+            backbone_entry, parsed_backbone, input=given, features=features, weights=path, device=device, dtype=None
+        )
+        torch.default_generator.manual_seed(key(seed, "assembly", "head"))
+        head_module = _build(head_entry, parsed_head, width=spec.features[features], targets=columns)
+        if hasattr(head_module, "initialise"):
+            head_module.initialise(module, columns)
+    finally:
+        torch.random.set_rng_state(state)
+    report = getattr(module, "load_report", None)
+    if path is not None:
+        check_finite(module, backbone_entry.name)
+    model = TransferModel(module, head_module, columns).to(device)
+    return Assembled(
+        model=model,
+        backbone=backbone_entry,
+        head=head_entry,
+        backbone_options=parsed_backbone,
+        head_options=parsed_head,
+        input=given,
+        features=features,
+        weights=located.source if located else ({"kind": "file"} if path else None),
+        report=report if path is not None else None,
+    )
+
+
+def check_fit(backbone: Entry[BackboneSpec], head: Entry[HeadSpec], columns: tuple[Column, ...]) -> str:
+    """The kind of features that joins the two.
+
+    Raises:
+        UsageError: the head does not serve the columns, or wants features or capabilities that the backbone lacks.
+    """
+    wrong = [f"{c.name} ({c.kind})" for c in columns if c.kind not in head.spec.tasks]
+    if wrong:
+        raise UsageError(
+            f"head {head.name} is for {', '.join(head.spec.tasks)}, the data has {', '.join(wrong)}",
+            hint="zoo list heads shows the task of each",
+        )
+    missing = sorted(head.spec.needs - backbone.spec.capabilities)
+    if missing:
+        raise UsageError(
+            f"head {head.name} needs {', '.join(missing)}, which backbone {backbone.name} does not have",
+            hint=f"zoo list backbones --capability {missing[0]}",
+        )
+    common = [kind for kind in head.spec.features if kind in backbone.spec.features]
+    if not common:
+        raise UsageError(
+            f"head {head.name} takes {' or '.join(head.spec.features)} features, "
+            f"backbone {backbone.name} gives {', '.join(backbone.spec.features)}",
+            hint="zoo list heads shows what each takes",
+        )
+    return common[0]
+
+
+def resolve_input(entry: Entry[BackboneSpec], image_size: int | None, in_chans: int | None) -> Input:
+    """The backbone's input with the user's image size and channels put in.
+
+    Raises:
+        UsageError: the backbone takes neither another size nor other channels, or no images at all.
+    """
+    given = entry.spec.input
+    if image_size is None and in_chans is None:
+        return given
+    if not isinstance(given, ImageInput):
+        raise UsageError(f"{entry.name} takes {given.kind}, so --image-size and --in-chans do not apply")
+    changes: dict[str, Any] = {}
+    if image_size is not None and (image_size, image_size) != given.size:
+        if "image_size" not in entry.spec.capabilities:
+            raise UsageError(f"{entry.name} takes images of {given.size[0]} px alone, not {image_size}")
+        changes["size"] = (image_size, image_size)
+    if in_chans is not None and in_chans != given.channels:
+        if "in_chans" not in entry.spec.capabilities:
+            raise UsageError(f"{entry.name} takes {given.channels} channels alone, not {in_chans}")
+        changes |= {"channels": in_chans, "mean": _spread(given.mean, in_chans), "std": _spread(given.std, in_chans)}
+    return dataclasses.replace(given, **changes)
+
+
+def _spread(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Per-channel statistics for another number of channels: their mean, repeated."""
+    return (sum(values) / len(values),) * channels
+
+
+def _build(entry: Entry[Any], options: Any, **arguments: Any) -> nn.Module:
+    """Call a factory; whatever it raises becomes one line that names the spec."""
+    factory: Any = entry.factory()
+    try:
+        module = factory(entry.spec, options, **arguments)
+    except ZooError:
+        raise
+    except Exception as error:
+        raise ZooError(
+            f"{entry.kind} {entry.name} could not be built: {type(error).__name__}: {error}",
+            hint=f"zoo plugin check {entry.namespace} tests the plugin; --debug shows the traceback",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ZooError(f"{entry.kind} {entry.name}: its factory returned {type(module).__name__}, not a torch module")
+    return module
+
+
+def check_finite(module: nn.Module, name: str) -> None:
+    """Refuse weights with NaN or Inf.
+
+    Raises:
+        IntegrityError: names the first such tensor.
+    """
+    for tensor_name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise IntegrityError(f"weights of {name}: tensor {tensor_name!r} has NaN or Inf values")
+
+
+def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:
+    """Number of parameters, or of those that learn."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)

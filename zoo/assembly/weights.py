@@ -1,0 +1,105 @@
+"""Where pretrained weights come from: a package resource or one pinned commit of a hub repo, verified before use."""
+
+from __future__ import annotations
+
+import importlib.resources
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo_registry import BackboneSpec, Entry, HubError, IntegrityError, Registry, UsageError
+
+from zoo.hub import open_hub
+from zoo.hub.files import sha256_of
+
+_resources = ExitStack()  # keeps files of zipped packages alive for the life of the process
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocatedWeights:
+    """A verified local safetensors file and where it came from.
+
+    Attributes:
+        path: the file.
+        source: ``{"kind": "hub", "repo", "file", "revision", "sha256"}`` or ``{"kind": "package", ...}``, as recorded.
+    """
+
+    path: Path
+    source: dict[str, Any]
+
+
+def locate_weights(
+    entry: Entry[BackboneSpec], registry: Registry, *, hub: str | None = None, offline: bool = False
+) -> LocatedWeights:
+    """Find and verify the pretrained weights of a backbone.
+
+    Args:
+        entry: the backbone.
+        registry: for the alternatives that an error names.
+        hub: where to look for hub repos; the Hugging Face Hub (or its mirror in ``HF_ENDPOINT``) by default.
+        offline: use the cache alone.
+
+    Raises:
+        UsageError: the backbone has no pretrained weights, or none that are safe to load.
+        HubError: they are neither cached nor reachable; the hint names backbones whose weights are installed.
+        IntegrityError: the bytes are not what the spec or the hub says.
+    """
+    weights = entry.spec.weights
+    if weights is None:
+        raise UsageError(
+            f"{entry.name} has no pretrained weights", hint="pass --no-pretrained to start from random weights"
+        )
+    if weights.unsafe is not None:
+        raise UsageError(
+            f"{entry.name} has no safe weights: {weights.unsafe}",
+            hint="choose another tag (zoo list backbones), or --no-pretrained to start from random weights",
+        )
+    if weights.where == "package":
+        return _from_package(entry)
+    try:
+        fetched = open_hub(hub, offline=offline).file(
+            str(weights.repo), weights.file, weights.revision, offline=offline, sha256=weights.sha256
+        )
+    except HubError as error:
+        raise HubError(f"weights of {entry.name}: {error.message}", hint=_installed_hint(registry, error)) from error
+    source = {
+        "kind": "hub",
+        "repo": weights.repo,
+        "file": weights.file,
+        "revision": fetched.revision,
+        "sha256": fetched.sha256,
+    }
+    return LocatedWeights(path=fetched.path, source=source)
+
+
+def installed_backbones(registry: Registry) -> list[str]:
+    """Names of the backbones whose weights lie in an installed package."""
+    return [e.name for e in registry.entries("backbone") if e.spec.weights and e.spec.weights.where == "package"]
+
+
+def _installed_hint(registry: Registry, error: HubError) -> str:
+    names = installed_backbones(registry)
+    offer = f"backbones with installed weights: {', '.join(names[:4])}" if names else ""
+    return "; ".join(part for part in (error.hint, offer) if part)
+
+
+def _from_package(entry: Entry[BackboneSpec]) -> LocatedWeights:
+    weights = entry.spec.weights
+    assert weights is not None and weights.package and weights.resource
+    try:
+        resource = importlib.resources.files(weights.package).joinpath(weights.resource)
+        path = _resources.enter_context(importlib.resources.as_file(resource))
+        found = sha256_of(path)
+    except (OSError, ModuleNotFoundError) as error:
+        raise IntegrityError(
+            f"weights of {entry.name}: {weights.package}/{weights.resource} is missing",
+            hint=f"pip install --force-reinstall {entry.plugin.distribution}",
+        ) from error
+    if weights.sha256 is not None and found != weights.sha256:
+        raise IntegrityError(
+            f"weights of {entry.name}: sha256 is {found}, expected {weights.sha256}",
+            hint=f"pip install --force-reinstall {entry.plugin.distribution}",
+        )
+    source = {"kind": "package", "package": weights.package, "resource": weights.resource, "sha256": found}
+    return LocatedWeights(path=path, source=source)

@@ -1,0 +1,70 @@
+"""Golden logits: what the model says of two drawn inputs, so that a loaded copy can prove to be the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from zoo_registry import ImageInput, Input, IntegrityError
+
+if TYPE_CHECKING:
+    from zoo.assembly.model import TransferModel
+
+DRAWING = "waves-1"
+RTOL, ATOL = 1e-3, 1e-4
+"""Tolerance between two CPUs in float32: ``|a - b| <= atol + rtol * max|b|``."""
+
+
+def golden_inputs(input: Input) -> torch.Tensor:
+    """Two inputs [2, C, H, W] in float32, as they come after normalisation: sums of sines, the same everywhere.
+
+    ``x[n, c, i, j] = sin(i (n + 2) / 7 + c) + cos(j (c + 2) / 5 + n)``; computed in float64.
+    """
+    if not isinstance(input, ImageInput):
+        raise NotImplementedError(f"no golden inputs are drawn for {input.kind}")
+    n, c, i, j = np.ogrid[0:2, 0 : input.channels, 0 : input.size[0], 0 : input.size[1]]
+    waves = np.sin(i * (n + 2) / 7 + c) + np.cos(j * (c + 2) / 5 + n)
+    return torch.from_numpy(waves.astype(np.float32))
+
+
+@torch.no_grad()
+def golden_outputs(model: TransferModel, input: Input) -> dict[str, list[Any]]:
+    """Column -> outputs (logits, or values) for the golden inputs, as plain numbers; the model is on the CPU."""
+    training = model.training
+    model.eval()
+    outputs = model.predict(golden_inputs(input))
+    model.train(training)
+    return {column: values.double().tolist() for column, values in outputs.items()}
+
+
+def check_golden(model: TransferModel, input: Input, recorded: Mapping[str, Any], *, where: str) -> float:
+    """Compare with what was recorded; returns the largest difference.
+
+    Raises:
+        IntegrityError: the model's outputs are outside the tolerance.
+    """
+    if recorded.get("drawing") != DRAWING:
+        raise IntegrityError(f"{where}: golden inputs {recorded.get('drawing')!r} are not known to this version")
+    found = golden_outputs(model, input)
+    worst = 0.0
+    for column, expected in recorded["outputs"].items():
+        if column not in found:
+            raise IntegrityError(f"{where}: the model has no column {column!r}, which has golden outputs")
+        want, have = np.asarray(expected), np.asarray(found[column])
+        if want.shape != have.shape:
+            raise IntegrityError(f"{where}: golden outputs of {column!r} have shape {want.shape}, found {have.shape}")
+        difference = float(np.abs(want - have).max())
+        worst = max(worst, difference)
+        if difference > ATOL + RTOL * float(np.abs(want).max()):
+            raise IntegrityError(
+                f"{where}: the model does not reproduce its golden logits (column {column!r}, off by {difference:.3g})",
+                hint="the bundle was edited, or a plugin changed what it builds",
+            )
+    return worst
+
+
+def golden_record(model: TransferModel, input: Input) -> dict[str, Any]:
+    """What ``zoo.json`` keeps."""
+    return {"drawing": DRAWING, "rtol": RTOL, "atol": ATOL, "outputs": golden_outputs(model, input)}

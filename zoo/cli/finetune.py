@@ -1,0 +1,173 @@
+"""``zoo finetune``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from zoo_registry import UsageError
+
+from zoo.cli.output import device_option, emit, hub_option, json_option, offline_option, open_registry, say
+
+if TYPE_CHECKING:
+    from zoo_registry import Registry
+
+    from zoo.finetuning import FinetuneResult
+    from zoo.planning import Request
+
+
+@click.command()
+@click.argument("data", required=False)
+@click.option("--backbone", metavar="NAME", help="Backbone; a recommended one by default (zoo list backbones).")
+@click.option("--head", metavar="NAME", help="Head; the plain one for the task by default (zoo list heads).")
+@click.option("--strategy", metavar="RECIPE", help="How it learns, such as linear:3,full:10 (zoo list strategies).")
+@click.option("--epochs", type=int, help="Epochs of the last phase that names no length.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder; runs/N by default.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any option, such as train.clip=0.5.")
+@click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A recipe.toml to start from.")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
+@click.option("--dry-run", is_flag=True, help="Show what would happen, and stop.")
+@click.option("--seed", type=int, help="Seed of everything random; 0 by default.")
+@click.option("--no-pretrained", is_flag=True, help="Start from random weights.")
+@click.option("--image-size", type=click.IntRange(min=8), metavar="PX", help="In place of the backbone's own.")
+@click.option("--in-chans", type=click.IntRange(min=1), metavar="N", help="Input channels in place of the backbone's.")
+@click.option("--batch-size", type=int, metavar="N", help="Samples a batch; 64 by default.")
+@click.option("--lr", type=float, help="Peak learning rate of every phase.")
+@click.option("--weight-decay", type=float, help="Weight decay of every phase.")
+@click.option("--augment", metavar="LEVEL", help="auto, none, light, medium or strong.")
+@click.option("--workers", type=int, metavar="N", help="Processes that decode images; 0 by default.")
+@click.option("--max-bad", type=float, metavar="SHARE", help="Share of unreadable images allowed; 0.01 by default.")
+@click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
+@click.option("--label-column", "label_columns", multiple=True, metavar="NAME", help="Column with targets (repeatable).")
+@click.option("--split-column", metavar="NAME", help="Column that says train, val or test.")
+@click.option("--task", metavar="KIND", help="classification, multilabel or regression; found from the data by default.")
+@device_option
+@hub_option
+@offline_option
+@json_option
+def finetune(
+    data: str | None,
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    device: str,
+    hub: str | None,
+    offline: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Fine-tune a backbone on DATA, evaluate it and write a bundle into the run folder.
+
+    DATA is a folder of class folders (with or without train/ val/ test/), a .csv or .parquet table, or digits:
+    (scikit-learn's handwritten digits).
+
+    \b
+    Example:
+      zoo finetune photos/ --backbone resnet18 --strategy linear:3,full:10 --out run
+      zoo finetune labels.csv --label-column species --label-column age
+      zoo finetune --resume --out run
+    """
+    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
+    if resume and (dry_run or any(asked[n] for n in ("backbone", "head", "strategy", "settings", "recipe", "lr"))):
+        raise UsageError("--resume takes the run's own recipe", hint="start a new run to change it")
+    registry = open_registry()
+    if resume:
+        _resume(registry, data, out, device, hub, offline, as_json)
+        return
+    request = make_request(data, asked)
+    if dry_run:
+        from zoo.cli.plan import show_plan
+
+        show_plan(request, registry, as_json=as_json)
+        return
+    from zoo.runs import RunFolder, next_run_folder
+
+    folder = out or next_run_folder()
+    RunFolder(folder).refuse_existing()
+    from zoo.planning import make_plan
+
+    plan = make_plan(request, registry)
+    from zoo.cli.plan import print_recipe
+
+    print_recipe(plan, registry, err=as_json)
+    from zoo import finetuning
+
+    with _reporter(as_json) as reporter:
+        result = finetuning.execute_plan(
+            plan, registry, out=folder, device=device, hub=hub, offline=offline, reporter=reporter
+        )
+    show_result(result, as_json)
+
+
+def make_request(data: str | None, asked: dict[str, Any]) -> Request:
+    """The command line's options as a request."""
+    from zoo.planning import Request
+    from zoo.recipe import read_recipe
+
+    train = {name: asked[name] for name in ("epochs", "batch_size", "lr", "weight_decay", "augment", "workers")}
+    names = ("image_column", "split_column", "task", "max_bad")
+    return Request(
+        data=data,
+        backbone=asked["backbone"],
+        head=asked["head"],
+        strategy=asked["strategy"],
+        settings=tuple(asked["settings"]),
+        train=train,
+        data_options={**{n: asked[n] for n in names}, "label_columns": asked["label_columns"] or None},
+        recipe=read_recipe(asked["recipe"]) if asked["recipe"] else None,
+        seed=asked["seed"],
+        pretrained=False if asked["no_pretrained"] else None,
+        image_size=asked["image_size"],
+        in_chans=asked["in_chans"],
+    )
+
+
+def _resume(
+    registry: Registry, data: str | None, out: Path | None, device: str, hub: str | None, offline: bool, as_json: bool
+) -> None:
+    if out is None:
+        raise UsageError("--resume needs the run folder", hint="zoo finetune --resume --out RUN")
+    from zoo import finetuning
+
+    with _reporter(as_json) as reporter:
+        result = finetuning.resume(
+            registry, out=out, data=data, device=device, hub=hub, offline=offline, reporter=reporter
+        )
+    show_result(result, as_json)
+
+
+@contextlib.contextmanager
+def _reporter(as_json: bool) -> Any:
+    from zoo.cli.progress import BarReporter, open_reporter
+
+    reporter = open_reporter(as_json)
+    if isinstance(reporter, BarReporter):
+        with reporter:
+            yield reporter
+    else:
+        yield reporter
+
+
+def show_result(result: FinetuneResult, as_json: bool) -> None:
+    """Print what a run came to, and the next commands."""
+    value = {
+        "run": str(result.run),
+        "model": str(result.model),
+        "metrics": result.metrics,
+        "split": result.split,
+        "recipe": result.recipe.label(),
+    }
+
+    def human() -> None:
+        skipped = sum(len(report.skipped) for report in result.reports.values())
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in list(result.metrics.items())[:4])
+        say(f"{result.split}: {shown}", bold=True)
+        if skipped:
+            say(f"{skipped} unreadable samples were skipped; bad_samples.csv in the run folder lists them")
+        say(f"run: {result.run}    bundle: {result.model}")
+        say(f"next: zoo evaluate {result.run} DATA    zoo push {result.run} OWNER/NAME")
+
+    emit(value, as_json, human)

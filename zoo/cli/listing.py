@@ -1,0 +1,200 @@
+"""``zoo list``."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+import click
+from zoo_registry import BackboneSpec, Entry, HeadSpec, StrategySpec, UsageError
+from zoo_registry.errors import did_you_mean
+
+from zoo.cli.output import emit, hub_option, json_option, open_registry, short_number, table
+
+WHAT = ("backbones", "heads", "strategies", "plugins", "models")
+KIND = {"backbones": "backbone", "heads": "head", "strategies": "strategy"}
+SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
+
+
+@click.command("list")
+@click.argument("what", required=False, default="backbones", metavar="[backbones|heads|strategies|plugins|models]")
+@click.argument("pattern", required=False)
+@click.option("--family", help="Backbones of one family, such as resnet.")
+@click.option("--capability", multiple=True, help="Backbones with a capability, such as blocks (repeatable).")
+@click.option("--license", "licence", help="Backbones whose weights have this licence; 'unknown' finds the others.")
+@click.option("--weights", type=click.Choice(["any", "safe", "installed"]), default="any", help="Where weights must be.")
+@click.option("--max-parameters", type=float, metavar="MILLIONS", help="Backbones of at most this size.")
+@click.option("--task", help="Heads for a task, such as multilabel.")
+@click.option("--role", help="Strategies of a role, such as tuning.")
+@click.option("--sort", type=click.Choice(SORTS), default=None, help="Order of the rows; best first for accuracy and speed.")
+@click.option("--limit", type=click.IntRange(min=1), help="Print at most so many rows.")
+@hub_option
+@json_option
+def list_command(what: str, pattern: str | None, as_json: bool, hub: str | None, limit: int | None, **filters: Any) -> None:
+    """List what is installed: backbones, heads, strategies or plugins; or the models on a hub.
+
+    PATTERN is a part of the name, or a glob such as "resnet*".
+
+    \b
+    Example:
+      zoo list backbones "mobilenet*" --weights safe --sort accuracy --limit 10
+      zoo list strategies
+      zoo list models --hub hub/
+    """
+    if what not in WHAT:
+        if pattern is not None:
+            raise UsageError(f"unknown kind {what!r}", hint=did_you_mean(what, WHAT) or f"kinds: {', '.join(WHAT)}")
+        close = did_you_mean(what, WHAT)
+        if close and "*" not in what:
+            raise UsageError(f"unknown kind {what!r}", hint=close)
+        what, pattern = "backbones", what  # `zoo list "resnet*"` means backbones
+    if what == "models":
+        _list_models(pattern, hub, limit, as_json)
+    elif what == "plugins":
+        from zoo.cli.plugin import list_plugins
+
+        list_plugins(as_json=as_json, pattern=pattern)
+    else:
+        _list_specs(what, pattern, limit, as_json, filters)
+
+
+def matches(name: str, pattern: str | None) -> bool:
+    """Whether a name has the pattern in it, or fits it as a glob (with or without the namespace)."""
+    if pattern is None:
+        return True
+    if any(c in pattern for c in "*?["):
+        return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
+    return pattern in name
+
+
+def spec_row(entry: Entry[Any]) -> dict[str, Any]:
+    """The public JSON row of a spec."""
+    spec = entry.spec
+    row: dict[str, Any] = {"name": entry.name, "kind": entry.kind, "summary": spec.summary, "deprecated": spec.deprecated}
+    if isinstance(spec, BackboneSpec):
+        weights = spec.weights
+        row |= {
+            "family": spec.family,
+            "parameters": spec.parameters,
+            "features": dict(spec.features),
+            "input": spec.input.kind,
+            "size": list(getattr(spec.input, "size", ())) or None,
+            "weights": weights.where if weights else "none",
+            "license": weights.license if weights else None,
+            "capabilities": sorted(spec.capabilities),
+            "recommended": spec.recommended,
+            "facts": {fact.name: fact.value for fact in spec.facts},
+        }
+    elif isinstance(spec, HeadSpec):
+        row |= {"tasks": list(spec.tasks), "features": list(spec.features), "gradient": spec.gradient}
+    elif isinstance(spec, StrategySpec):
+        row |= {"role": spec.role, "touches": sorted(spec.touches), "merges": spec.merges}
+    return row
+
+
+def _list_specs(what: str, pattern: str | None, limit: int | None, as_json: bool, filters: dict[str, Any]) -> None:
+    registry = open_registry()
+    entries = [e for e in registry.entries(KIND[what]) if matches(e.name, pattern) and _passes(e.spec, filters)]
+    entries = _sorted(entries, filters["sort"])
+    shown = entries[:limit] if limit else entries
+
+    def human() -> None:
+        if not shown:
+            click.echo(f"no {what} match" + (f" {pattern!r}" if pattern else ""), err=True)
+            return
+        header, rows = _table_rows(what, shown)
+        table(rows, header)
+        if len(shown) < len(entries):
+            click.echo(f"{len(entries) - len(shown)} more; raise --limit to see them", err=True)
+
+    emit([spec_row(e) for e in shown] if as_json else None, as_json, human)
+
+
+def _passes(spec: Any, filters: dict[str, Any]) -> bool:
+    if isinstance(spec, BackboneSpec):
+        return _backbone_passes(spec, filters)
+    if isinstance(spec, HeadSpec):
+        return not filters["task"] or filters["task"] in spec.tasks
+    return not filters["role"] or filters["role"] == spec.role
+
+
+def _backbone_passes(spec: BackboneSpec, filters: dict[str, Any]) -> bool:
+    weights = spec.weights
+    where = weights.where if weights else "none"
+    if filters["family"] and spec.family != filters["family"]:
+        return False
+    if not set(filters["capability"]) <= spec.capabilities:
+        return False
+    if filters["licence"] and ((weights.license if weights else None) or "unknown") != filters["licence"]:
+        return False
+    if filters["weights"] == "safe" and where == "none":
+        return False
+    if filters["weights"] == "installed" and where != "package":
+        return False
+    most = filters["max_parameters"]
+    return most is None or (spec.parameters is not None and spec.parameters <= most * 1e6)
+
+
+def _sorted(entries: list[Any], order: str | None) -> list[Any]:
+    if order is None:
+        return entries
+    if order == "name":
+        return sorted(entries, key=lambda e: e.name)
+    if order == "parameters":
+        return sorted(entries, key=lambda e: getattr(e.spec, "parameters", None) or float("inf"))
+    if order == "recommended":
+        return sorted(entries, key=lambda e: -getattr(e.spec, "recommended", 0))
+    fact = {"accuracy": "imagenet_top1", "speed": "cpu_images_per_second"}[order]
+    return sorted(entries, key=lambda e: -(e.spec.fact(fact) or float("-inf")) if isinstance(e.spec, BackboneSpec) else 0)
+
+
+def _table_rows(what: str, entries: list[Any]) -> tuple[list[str], list[list[str]]]:
+    if what == "backbones":
+        header = ["name", "parameters", "width", "size", "top-1", "weights", "licence"]
+        return header, [_backbone_cells(e.name, e.spec) for e in entries]
+    if what == "heads":
+        return ["name", "tasks", "summary"], [[e.name, ",".join(e.spec.tasks), e.spec.summary] for e in entries]
+    return ["name", "role", "summary"], [[e.name, e.spec.role, e.spec.summary] for e in entries]
+
+
+def _backbone_cells(name: str, spec: BackboneSpec) -> list[str]:
+    weights = spec.weights
+    width = next(iter(spec.features.values()))
+    size = getattr(spec.input, "size", None)
+    top1 = spec.fact("imagenet_top1")
+    return [
+        name,
+        short_number(spec.parameters),
+        str(width),
+        str(size[0]) if size else spec.input.kind,
+        f"{top1:.1f}" if top1 is not None else "",
+        weights.where if weights else "none",
+        (weights.license if weights else None) or ("unknown" if weights else ""),
+    ]
+
+
+def _list_models(pattern: str | None, hub: str | None, limit: int | None, as_json: bool) -> None:
+    from zoo.hub import open_hub
+
+    found = open_hub(hub).models(pattern)[:limit]
+    rows = [
+        {
+            "name": info.name,
+            "kind": "model",
+            "summary": str(info.metadata.get("model_name") or info.metadata.get("summary") or ""),
+            "revision": info.revision,
+            "private": info.private,
+            "modified": info.modified,
+            "url": info.url,
+        }
+        for info in found
+    ]
+
+    def human() -> None:
+        if not rows:
+            click.echo("no models of the zoo there", err=True)
+            return
+        cells = [[str(r["name"]), str(r["revision"])[:12], str(r["modified"] or ""), str(r["summary"])] for r in rows]
+        table(cells, ["name", "revision", "modified", "summary"])
+
+    emit(rows, as_json, human)

@@ -1,0 +1,74 @@
+"""How commands print: tables for people, JSON for machines, one line a broken plugin on stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from zoo_registry import Registry
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, text for people on stderr.")
+hub_option = click.option(
+    "--hub", metavar="HUB", envvar="ZOO_HUB", help="A hub's URL or a folder; the Hugging Face Hub by default."
+)
+offline_option = click.option("--offline", is_flag=True, help="Use what is cached, connect nowhere.")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+
+
+def open_registry() -> Registry:
+    """The installed plugins; each broken one is named in one line on stderr."""
+    from zoo_registry import Registry
+
+    registry = Registry()
+    for problem in registry.problems:
+        click.echo(f"warning: {problem}", err=True)
+    return registry
+
+
+def say(text: str = "", *, as_json: bool = False, bold: bool = False) -> None:
+    """A line for a person: on stdout, or on stderr where stdout carries JSON."""
+    click.echo(click.style(text, bold=True) if bold else text, err=as_json)
+
+
+def emit(value: Any, as_json: bool, human: Callable[[], None]) -> None:
+    """Print ``value`` as JSON, or call ``human``."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        human()
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str], *, err: bool = False) -> None:
+    """Aligned columns; on a terminal the last one is cut to the width. Numbers are aligned to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    stream = sys.stderr if err else sys.stdout
+    limit = shutil.get_terminal_size((100, 24)).columns if stream.isatty() else 10_000
+    right = [all(_is_number(row[i]) for row in rows) and bool(rows) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        text = "  ".join(cells).rstrip()
+        return text if len(text) <= limit else text[: limit - 1] + "…"
+
+    output = [click.style(line(header), bold=True), *(line(row) for row in rows)]
+    click.echo("\n".join(output), err=err)
+
+
+def short_number(value: float | None) -> str:
+    """``11.7M``, ``350k``; empty where unknown."""
+    if value is None:
+        return ""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:g}"
+
+
+def _is_number(text: str) -> bool:
+    return not text or text[0].isdigit() or text[0] in "-+." and len(text) > 1

@@ -1,0 +1,87 @@
+"""Showing a plan: the resolved recipe before a run, and ``--dry-run``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo_registry import BackboneSpec, Registry
+
+from zoo.cli.output import emit, say, short_number, table
+from zoo.planning import Plan, Request, make_plan
+from zoo.recipe.toml import recipe_to_dict
+
+if TYPE_CHECKING:
+    from zoo.recipe import PhaseRecipe
+
+
+def show_plan(request: Request, registry: Registry, *, as_json: bool) -> None:
+    """Print what a run would do; nothing is downloaded or written."""
+    plan = make_plan(request, registry)
+    entry = registry.backbone(plan.recipe.backbone.name)
+    weights = entry.spec.weights
+    value = {
+        "recipe": recipe_to_dict(plan.recipe),
+        "data": data_summary(plan),
+        "backbone": {"name": entry.name, "parameters": entry.spec.parameters, "license": weights.license if weights else None},
+        "weights": where_from(entry.spec) if plan.recipe.pretrained else "none (random)",
+    }
+
+    def human() -> None:
+        print_recipe(plan, registry)
+        say("dry run: nothing was downloaded, trained or written")
+
+    emit(value, as_json, human)
+
+
+def data_summary(plan: Plan) -> dict[str, Any]:
+    """Columns, classes and sizes of the splits."""
+    return {
+        "columns": [{"name": c.name, "kind": c.kind, "classes": list(c.classes)} for c in plan.data.columns],
+        "splits": {name: len(split) for name, split in plan.data.splits.items()},
+        "ignored": plan.data.ignored,
+        "fingerprint": plan.data.fingerprint,
+    }
+
+
+def where_from(spec: BackboneSpec) -> str:
+    """Where the weights come from, in words."""
+    weights = spec.weights
+    if weights is None:
+        return "none (random)"
+    if weights.unsafe is not None:
+        return f"none that is safe: {weights.unsafe}"
+    return f"hub repo {weights.repo}" if weights.where == "hub" else f"installed package {weights.package}"
+
+
+def print_recipe(plan: Plan, registry: Registry, *, err: bool = False) -> None:
+    """Backbone, head, data and phases, before a run."""
+    recipe, entry = plan.recipe, registry.backbone(plan.recipe.backbone.name)
+    weights = entry.spec.weights
+    licence = (weights.license if weights else None) or "unknown"
+    source = where_from(entry.spec) if recipe.pretrained else "random weights (--no-pretrained)"
+    size = short_number(entry.spec.parameters)
+    say(f"backbone  {entry.name}, {size} parameters, {source}, licence {licence}", as_json=err)
+    say(f"head      {recipe.head.name}", as_json=err)
+    for column in plan.data.columns:
+        classes = f", {len(column.classes)} classes" if column.classes else ""
+        say(f"data      {column.name}: {column.kind}{classes}; {_splits(plan)}", as_json=err)
+    options = recipe.train
+    batch = f"{options.batch_size}" + (f" x {options.accumulate}" if options.accumulate > 1 else "")
+    extra = f", label smoothing {options.label_smoothing:g}" if options.label_smoothing else ""
+    clip = f", clip {options.clip:g}" if options.clip else ""
+    say(f"training  AdamW, {options.schedule}, batch {batch}{clip}{extra}, seed {recipe.seed}", as_json=err)
+    rows = [[str(i), *phase_cells(phase)] for i, phase in enumerate(recipe.phases, start=1)]
+    table(rows, ["phase", "strategies", "length", "rate", "decay", "warm-up", "augment"], err=err)
+
+
+def phase_cells(phase: PhaseRecipe) -> list[str]:
+    """A phase as cells of a table."""
+    names = " + ".join(c.name for c in phase.strategies)
+    if phase.steps == 0:
+        return [names, "no steps", "", "", "", ""]
+    length = f"{phase.steps} steps" if phase.steps else f"{phase.epochs} epochs"
+    return [names, length, f"{phase.rate:g}", f"{phase.decay:g}", f"{phase.warmup:g}", str(phase.augment)]
+
+
+def _splits(plan: Plan) -> str:
+    return ", ".join(f"{len(split)} {name}" for name, split in plan.data.splits.items())

@@ -1,0 +1,82 @@
+"""``zoo push`` and ``zoo pull``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from zoo.cli.output import emit, hub_option, json_option, offline_option, say, short_number
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("name", metavar="OWNER/NAME")
+@hub_option
+@click.option("--private/--public", default=True, help="Who may read it; private by default.")
+@click.option("--parent", metavar="REVISION", help="Refuse if the hub's head is not this revision.")
+@click.option("--dry-run", is_flag=True, help="Check everything, list the files, show the card, publish nothing.")
+@json_option
+def push(run: Path, name: str, hub: str | None, private: bool, parent: str | None, dry_run: bool, as_json: bool) -> None:
+    """Publish the model of RUN (a run or bundle folder) as OWNER/NAME.
+
+    A fresh process loads it first and must reproduce its golden logits.
+
+    \b
+    Example:
+      zoo push run me/flowers --hub hub/
+      zoo push run me/flowers --public
+    """
+    from zoo.publishing import preview, publish
+
+    if dry_run:
+        planned = preview(run, name, hub=hub)
+        value = {"name": name, "target": planned.target, "files": planned.files, "dry_run": True}
+
+        def show() -> None:
+            say(f"would publish {planned.target}:")
+            for file, size in planned.files.items():
+                say(f"  {short_number(size):>6}B  {file}")
+            say()
+            say(planned.card)
+
+        emit(value, as_json, show)
+        return
+    pushed = publish(run, name, hub=hub, private=private, parent=parent)
+    value = {"name": pushed.name, "revision": pushed.revision, "url": pushed.url, "files": list(pushed.files)}
+
+    def human() -> None:
+        say(f"{'published' if pushed.created else 'already published'} {pushed.name} at {pushed.revision[:12]}")
+        say(f"{pushed.url}")
+        where = f" --hub {hub}" if hub else ""
+        say(f"next: zoo pull {pushed.name}{where}")
+
+    emit(value, as_json, human)
+
+
+@click.command()
+@click.argument("name", metavar="OWNER/NAME[@REVISION]")
+@hub_option
+@offline_option
+@json_option
+def pull(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
+    """Get a published model: all files of one commit, each checked against its sha256.
+
+    \b
+    Example:
+      zoo pull me/flowers --hub hub/
+      zoo pull me/flowers@3f2a91c
+    """
+    from zoo.hub import open_hub
+    from zoo.models import split_revision
+
+    repo, revision = split_revision(name)
+    pulled = open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
+    value = {"name": pulled.name, "revision": pulled.revision, "path": str(pulled.path)}
+
+    def human() -> None:
+        say(f"{pulled.name} at {pulled.revision[:12]}")
+        say(str(pulled.path))
+        say(f"next: zoo predict {pulled.path} FILES")
+
+    emit(value, as_json, human)

@@ -1,0 +1,193 @@
+"""``zoo show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from zoo_registry import BackboneSpec, Entry, HeadSpec, Registry, StrategySpec, UnknownNameError, UsageError, ZooError
+from zoo_registry.options import describe_options
+from zoo_registry.specs import KINDS
+
+from zoo.cli.listing import spec_row
+from zoo.cli.output import emit, hub_option, json_option, offline_option, open_registry, say, short_number, table
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="[KIND] NAME")
+@hub_option
+@offline_option
+@json_option
+def show(words: tuple[str, ...], hub: str | None, offline: bool, as_json: bool) -> None:
+    """Show everything known of NAME: an installed backbone, head or strategy, a run or bundle folder, or a model on a hub.
+
+    The registry is asked first, then the disk, then the hub; hf:OWNER/NAME asks the hub alone. KIND (backbone, head or
+    strategy) decides where a name means more than one thing.
+
+    \b
+    Example:
+      zoo show resnet18
+      zoo show strategy linear
+      zoo show me/flowers --hub hub/
+    """
+    if len(words) > 2 or (len(words) == 2 and words[0] not in KINDS):
+        raise UsageError(f"show takes [KIND] NAME, got {' '.join(words)!r}", hint=f"kinds: {', '.join(KINDS)}")
+    name, kinds = words[-1], ((words[0],) if len(words) == 2 else KINDS)
+    if not name.startswith("hf:"):
+        registry = open_registry()
+        entries, refusal = _find(registry, name, kinds)
+        if entries:
+            emit([entry_json(e) for e in entries] if len(entries) > 1 else entry_json(entries[0]), as_json, lambda: _print_all(entries))
+            return
+        if Path(name).exists():
+            _show_folder(Path(name), as_json)
+            return
+        if len(words) == 2 or "/" not in name or refusal.exit_code != 2 or _is_namespace(registry, name):
+            raise refusal
+    _show_remote(name, hub, offline, as_json)
+
+
+def _find(registry: Registry, name: str, kinds: tuple[str, ...]) -> tuple[list[Entry[Any]], ZooError]:
+    found, errors = [], []
+    for kind in kinds:
+        try:
+            found.append(registry.find(kind, name))
+        except ZooError as error:
+            errors.append(error)
+    grave = [e for e in errors if not isinstance(e, UnknownNameError)]
+    hints = [e for e in errors if e.hint and "did you mean" in e.hint]
+    refusal = (grave or hints or errors or [ZooError("")])[0]
+    if isinstance(refusal, UnknownNameError):
+        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head or strategy"
+        refusal = UnknownNameError(f"unknown {words} {name!r}", hint=refusal.hint)
+    return found, refusal
+
+
+def _is_namespace(registry: Registry, name: str) -> bool:
+    return name.partition("/")[0] in {plugin.namespace for plugin in registry.plugins}
+
+
+def entry_json(entry: Entry[Any]) -> dict[str, Any]:
+    """Everything of a spec, as JSON."""
+    spec = entry.spec
+    row = {**spec_row(entry), "aliases": list(spec.aliases), "factory": spec.factory}
+    row["plugin"] = {"distribution": entry.plugin.distribution, "version": entry.plugin.version}
+    row["options"] = [
+        {"name": o.name, "type": o.type, "default": o.default, "allowed": o.allowed, "help": o.help}
+        for o in describe_options(spec.options)
+    ]
+    if isinstance(spec, BackboneSpec):
+        given, weights = spec.input, spec.weights
+        row["input"] = {"kind": given.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(given).items()}}
+        row["facts"] = [{"name": f.name, "value": f.value, "source": f.source} for f in spec.facts]
+        row["weights"] = {k: v for k, v in vars(weights).items() if v is not None} if weights else None
+    paper = getattr(spec, "paper", None)
+    if paper is not None:
+        row["paper"] = {"title": paper.title, "year": paper.year, "link": paper.link}
+    if isinstance(spec, StrategySpec):
+        row["defaults"] = {k: v for k, v in vars(spec.defaults).items() if v is not None}
+        row["needs"] = sorted(spec.needs)
+    return row
+
+
+def _print_all(entries: list[Entry[Any]]) -> None:
+    for number, entry in enumerate(entries):
+        if number:
+            say()
+        _print_entry(entry)
+
+
+def _print_entry(entry: Entry[Any]) -> None:
+    spec = entry.spec
+    say(f"{entry.kind} {entry.name}", bold=True)
+    say(spec.summary)
+    if spec.deprecated:
+        say(f"deprecated: {spec.deprecated}")
+    rows = [["from", f"{entry.plugin.distribution} {entry.plugin.version}"]]
+    if spec.aliases:
+        rows.append(["also called", ", ".join(spec.aliases)])
+    if isinstance(spec, BackboneSpec):
+        rows += _backbone_rows(spec)
+    elif isinstance(spec, HeadSpec):
+        rows += [["tasks", ", ".join(spec.tasks)], ["features", ", ".join(spec.features)]]
+    elif isinstance(spec, StrategySpec):
+        rows += [["role", spec.role], ["touches", ", ".join(sorted(spec.touches)) or "nothing"]]
+        rows += [[k, f"{v:g}"] for k, v in vars(spec.defaults).items() if v is not None]
+    paper = getattr(spec, "paper", None)
+    if paper is not None:
+        rows.append(["paper", f"{paper.title} ({paper.year}), {paper.link}"])
+    width = max(len(row[0]) for row in rows)
+    for key, value in rows:
+        say(f"  {key.ljust(width)}  {value}")
+    options = describe_options(spec.options)
+    if options:
+        say()
+        cells = [[o.name, o.type, "none" if o.default is None else str(o.default), o.allowed, o.help] for o in options]
+        table(cells, ["option", "type", "default", "allowed", "help"])
+
+
+def _backbone_rows(spec: BackboneSpec) -> list[list[str]]:
+    rows = [["parameters", short_number(spec.parameters)], ["family", spec.family]]
+    rows.append(["features", ", ".join(f"{kind} {width}" for kind, width in spec.features.items())])
+    rows.append(["input", ", ".join(f"{k} {v}" for k, v in vars(spec.input).items())])
+    weights = spec.weights
+    if weights is None:
+        rows.append(["weights", "none"])
+    else:
+        where = weights.unsafe or (f"{weights.repo}/{weights.file}" if weights.repo else f"{weights.package}: {weights.resource}")
+        rows += [["weights", ("no safe weights: " if weights.unsafe else "") + where]]
+        rows.append(["licence", (weights.license or "unknown") + (f" ({weights.license_source})" if weights.license_source else "")])
+    rows.append(["capabilities", ", ".join(sorted(spec.capabilities)) or "none"])
+    return rows + [[fact.name, f"{fact.value:g}  ({fact.source})"] for fact in spec.facts]
+
+
+def _show_folder(path: Path, as_json: bool) -> None:
+    from zoo.bundle.document import read_document
+    from zoo.models import bundle_in
+
+    folder = bundle_in(path)
+    document = read_document(folder / "zoo.json", where=str(path))
+    emit({"kind": "model", "path": str(folder), **document.to_json()}, as_json, lambda: _print_document(document))
+
+
+def _print_document(document: Any) -> None:
+    say(f"model: {document.backbone} + {document.head}", bold=True)
+    for column in document.columns:
+        classes = f", {len(column.classes)} classes: {', '.join(column.classes[:10])}" if column.classes else ""
+        say(f"  {column.name}: {column.kind}{classes}")
+    for split, metrics in document.metrics.items():
+        say(f"  {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4]))
+    base = document.base or {}
+    say(f"  base: {base.get('repo') or base.get('package') or 'random weights'}, licence {document.license or 'unknown'}")
+    say(f"  needs: {', '.join(f'{p.distribution} {p.version}' for p in document.plugins)}")
+
+
+def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
+    from zoo.hub import open_hub
+    from zoo.models import split_revision
+
+    repo, revision = split_revision(name)
+    info = open_hub(hub, offline=offline).info(repo, revision)
+    value = {
+        "kind": "model",
+        "name": info.name,
+        "revision": info.revision,
+        "url": info.url,
+        "private": info.private,
+        "modified": info.modified,
+        "tags": list(info.tags),
+        "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in info.files],
+        "metadata": dict(info.metadata),
+    }
+
+    def human() -> None:
+        say(f"model {info.name} at {info.revision[:12]}", bold=True)
+        say(f"  {info.url}{'  (private)' if info.private else ''}")
+        for key in ("license", "base_model", "library_name", "pipeline_tag"):
+            if info.metadata.get(key):
+                say(f"  {key}: {info.metadata[key]}")
+        for file in info.files:
+            say(f"  {short_number(file.size):>6}B  {file.path}")
+
+    emit(value, as_json, human)

@@ -1,0 +1,65 @@
+"""The report over all target columns of a split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from zoo_registry import Column
+
+from zoo.data.dataset import Split
+from zoo.evaluation.column_report import ColumnReport
+from zoo.evaluation.metrics import MAIN_METRIC, evaluate_column
+from zoo.evaluation.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Report:
+    """Metrics of all columns.
+
+    Attributes:
+        columns: column name -> its report.
+        metrics: one flat mapping; with several columns the names are ``column.metric``.
+        samples: how many samples were predicted.
+        skipped: ``{"file", "reason"}`` of the unreadable ones.
+    """
+
+    columns: dict[str, ColumnReport]
+    metrics: dict[str, float]
+    samples: int
+    skipped: list[dict[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The public form of ``zoo evaluate --json``."""
+        first = next(iter(self.columns.values()))
+        out: dict[str, Any] = {"metrics": self.metrics, "samples": self.samples, "skipped": self.skipped}
+        if len(self.columns) == 1:
+            return {**out, **{k: v for k, v in first.to_json().items() if k not in ("metrics", "samples")}}
+        return {**out, "columns": {name: report.to_json() for name, report in self.columns.items()}}
+
+
+def report_columns(columns: tuple[Column, ...], found: Predictions, split: Split) -> Report:
+    """Compare predictions with the split's targets; every readable, labelled sample counts exactly once."""
+    rows = np.asarray(found.indices, dtype=int)
+    reports = {}
+    for column in columns:
+        targets = np.asarray(split.encoded[column.name])[rows]
+        reports[column.name] = evaluate_column(column, found.scores[column.name], targets)
+    if len(columns) == 1:
+        metrics = dict(reports[columns[0].name].metrics)
+    else:
+        metrics = {f"{name}.{metric}": value for name, r in reports.items() for metric, value in r.metrics.items()}
+    return Report(reports, metrics, len(rows), [{"file": bad.sample, "reason": bad.reason} for bad in found.bad])
+
+
+def main_score(columns: tuple[Column, ...], metrics: Mapping[str, float]) -> float:
+    """The one number by which the best epoch is chosen: the mean of the columns' main metrics, higher is better."""
+    values = []
+    for column in columns:
+        name, higher = MAIN_METRIC[column.kind]
+        value = metrics[name if len(columns) == 1 else f"{column.name}.{name}"]
+        values.append(value if higher else -value)
+    return math.fsum(values) / len(values)

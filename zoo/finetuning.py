@@ -1,0 +1,315 @@
+"""Fine-tuning from plan to bundle: assemble, train, evaluate, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from zoo_registry import Registry, RunStoppedError, UsageError, ZooError
+from zoo_registry.strategy import compose
+
+from zoo.assembly.assemble import Assembled, assemble_model
+from zoo.assembly.model import TransferModel
+from zoo.bundle.write import Findings, write_bundle
+from zoo.data.bad import write_bad_samples
+from zoo.data.dataset import Dataset
+from zoo.determinism import reproducible
+from zoo.devices import resolve_device
+from zoo.evaluation.predictions import predict_split
+from zoo.evaluation.report import Report, report_columns
+from zoo.files import write_json
+from zoo.planning import Plan, Request, make_plan
+from zoo.recipe import Recipe, read_recipe, write_recipe
+from zoo.runs import RunFolder
+from zoo.training.checkpoint import CheckpointFolder
+from zoo.training.log import MetricsLog
+from zoo.training.loop import train
+from zoo.training.progress import Reporter
+from zoo.training.run import Phase, TrainingRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """What a run came to.
+
+    Attributes:
+        run: the run folder.
+        model: the bundle's folder.
+        metrics: of the evaluation split (``test`` where there is one, else ``val``).
+        split: which split that was.
+        reports: split -> full report.
+        recipe: the resolved recipe.
+    """
+
+    run: Path
+    model: Path
+    metrics: dict[str, float]
+    split: str
+    reports: dict[str, Report] = field(repr=False)
+    recipe: Recipe = field(repr=False)
+
+
+def start(
+    request: Request,
+    registry: Registry,
+    *,
+    out: Path,
+    device: str = "auto",
+    hub: str | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> FinetuneResult:
+    """Run a new fine-tuning. Nothing is written before data, names, options and weights have been found good.
+
+    Raises:
+        ZooError: see :mod:`zoo_registry.errors`; what was written can be resumed where it says so.
+    """
+    RunFolder(out).refuse_existing()
+    plan = make_plan(request, registry)
+    return execute_plan(plan, registry, out=out, device=device, hub=hub, offline=offline, reporter=reporter)
+
+
+def execute_plan(
+    plan: Plan,
+    registry: Registry,
+    *,
+    out: Path,
+    device: str = "auto",
+    hub: str | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> FinetuneResult:
+    """Run a plan from its start, see :func:`start`."""
+    where = resolve_device(device)
+    return _execute(plan, registry, RunFolder(out), where, hub, offline, reporter or Reporter(), resume=False)
+
+
+def resume(
+    registry: Registry,
+    *,
+    out: Path,
+    data: Any = None,
+    device: str = "auto",
+    hub: str | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> FinetuneResult:
+    """Go on with the run in ``out``, by its own recipe; ``data`` is needed where the recipe cannot name it.
+
+    Raises:
+        ZooError: there is no unfinished run, or the data differs from what the run started with.
+    """
+    folder = RunFolder(out)
+    folder.require_resumable()
+    recipe = read_recipe(folder.recipe)
+    plan = make_plan(Request(data=data, recipe=recipe), registry)
+    return _execute(plan, registry, folder, resolve_device(device), hub, offline, reporter or Reporter(), resume=True)
+
+
+def assemble_recipe(
+    recipe: Recipe,
+    data: Dataset,
+    registry: Registry,
+    device: torch.device,
+    *,
+    hub: str | None = None,
+    offline: bool = False,
+    pretrained: bool | None = None,
+) -> Assembled:
+    """The model that a resolved recipe names, for this data."""
+    return assemble_model(
+        registry,
+        backbone=recipe.backbone.name,
+        head=recipe.head.name,
+        columns=data.columns,
+        backbone_options=recipe.backbone.options,
+        head_options=recipe.head.options,
+        pretrained=recipe.pretrained if pretrained is None else pretrained,
+        image_size=recipe.image_size,
+        in_chans=recipe.in_chans,
+        seed=recipe.seed,
+        device=device,
+        hub=hub,
+        offline=offline,
+    )
+
+
+def build_phases(recipe: Recipe, registry: Registry) -> list[Phase]:
+    """Build every phase's strategies, in calling order."""
+    phases = []
+    for phase in recipe.phases:
+        parts = []
+        for component in phase.strategies:
+            entry = registry.strategy(component.name)
+            factory: Any = entry.factory()
+            from zoo_registry.options import parse_options
+
+            options = parse_options(entry.spec.options, component.options, where=entry.spec.name)
+            parts.append((entry.spec, factory(entry.spec, options)))
+        phases.append(Phase(phase, compose(parts)))
+    return phases
+
+
+def _execute(
+    plan: Plan,
+    registry: Registry,
+    folder: RunFolder,
+    device: torch.device,
+    hub: str | None,
+    offline: bool,
+    reporter: Reporter,
+    *,
+    resume: bool,
+) -> FinetuneResult:
+    recipe, data = plan.recipe, plan.data
+    _check_fingerprint(folder, data, resume)
+    with reproducible(recipe.train.deterministic, recipe.train.threads):
+        assembled = assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline)
+        recipe = _pin(recipe, assembled)
+        phases = build_phases(recipe, registry)
+        _check_head_methods(assembled, phases)
+        for line in [*data.notes, *assembled.summary()]:
+            reporter.note(line)
+        prepare = getattr(assembled.model.head, "prepare_targets", None)
+        if prepare is not None:
+            prepare(data.split("train").targets)
+        if not resume:
+            _open_folder(folder, recipe, data)
+
+        def rebuild() -> TransferModel:
+            return assemble_recipe(recipe, data, registry, device, pretrained=False).model
+
+        run = TrainingRun(
+            model=assembled.model,
+            phases=phases,
+            data=data,
+            input=assembled.input,
+            options=recipe.train,
+            seed=recipe.seed,
+            device=device,
+            max_bad=recipe.data.max_bad,
+            folder=folder.path,
+            rebuild=rebuild,
+        )
+        log = MetricsLog(folder.metrics)
+        checkpoints = CheckpointFolder(folder.checkpoints)
+        try:
+            train(run, log=log, checkpoints=checkpoints, reporter=reporter)
+        except ZooError:
+            raise
+        except (OSError, torch.OutOfMemoryError, MemoryError) as error:
+            raise _stopped(error, folder) from error
+        finally:
+            if len(run.bad):
+                write_bad_samples(folder.bad_samples, run.bad.rows)
+        return _conclude(run, log, assembled, recipe, registry, folder)
+
+
+def _check_fingerprint(folder: RunFolder, data: Dataset, resume: bool) -> None:
+    """A resumed run must see the data it started with."""
+    if resume:
+        known = (folder.path / "data.sha256").read_text(encoding="utf-8").strip()
+        if known != data.fingerprint:
+            raise UsageError(
+                f"the data is not what the run in {str(folder.path)!r} started with (names, sizes or labels changed)",
+                hint="bring the data back as it was, or start a new run",
+            )
+
+
+def _pin(recipe: Recipe, assembled: Assembled) -> Recipe:
+    """Note where the weights came from; a rerun of the recipe must find the same bytes."""
+    if recipe.weights and assembled.weights:
+        known, found = recipe.weights.get("sha256"), assembled.weights.get("sha256")
+        if known != found:
+            raise UsageError(
+                f"the recipe pins the weights of {assembled.backbone.name} to sha256 {known}, found {found}",
+                hint="remove [weights] from the recipe to take the ones found",
+            )
+    return dataclasses.replace(recipe, weights=dict(assembled.weights) if assembled.weights else None)
+
+
+def _check_head_methods(assembled: Assembled, phases: list[Phase]) -> None:
+    for phase in phases:
+        for spec in phase.specs:
+            missing = [name for name in sorted(spec.head_needs) if not hasattr(assembled.model.head, name)]
+            if missing:
+                raise UsageError(
+                    f"strategy {spec.name} needs a head with {missing[0]}(), which {assembled.head.name} does not have",
+                    hint="a head such as prototype has it",
+                )
+
+
+def _open_folder(folder: RunFolder, recipe: Recipe, data: Dataset) -> None:
+    existed = folder.path.exists()
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        (folder.path / "data.sha256").write_text(data.fingerprint + "\n", encoding="utf-8")
+        write_recipe(folder.recipe, recipe)
+    except OSError as error:
+        if not existed:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise UsageError(f"cannot write to {str(folder.path)!r}: {error.strerror}", hint="choose another --out") from error
+
+
+def _stopped(error: BaseException, folder: RunFolder) -> RunStoppedError:
+    hint = f"go on with: zoo finetune --resume --out {folder.path}"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return RunStoppedError("out of memory", hint="a smaller --batch-size with --set train.accumulate=2 keeps the effective batch")
+    return RunStoppedError(f"the run stopped: {error}", hint=hint)
+
+
+def _conclude(
+    run: TrainingRun, log: MetricsLog, assembled: Assembled, recipe: Recipe, registry: Registry, folder: RunFolder
+) -> FinetuneResult:
+    """Evaluate the final model, write figures and bundle."""
+    run.model.eval()
+    reports = {}
+    for name in ("val", "test"):
+        if name in run.data.splits:
+            split = run.data.split(name)
+            found = predict_split(run.model, split, run.pipeline, batch_size=run.options.batch_size, workers=run.options.workers)
+            reports[name] = report_columns(run.data.columns, found, split)
+    chosen = "test" if "test" in reports else "val"
+    write_json(folder.report, {name: report.to_json() for name, report in reports.items()})
+    figures = draw_figures(reports[chosen], run)
+    if any(row.get("event") == "epoch" for row in log.content):
+        from zoo.evaluation.curves import curves_figure
+
+        curves_figure(log.content, folder.path / "curves.png")
+    findings = Findings(
+        metrics={name: report.metrics for name, report in reports.items()},
+        data=describe_data(run.data),
+        figures=figures,
+    )
+    write_bundle(folder.model, assembled, recipe, findings, registry)
+    return FinetuneResult(
+        run=folder.path,
+        model=folder.model,
+        metrics=reports[chosen].metrics,
+        split=chosen,
+        reports=reports,
+        recipe=recipe,
+    )
+
+
+def draw_figures(report: Report, run: TrainingRun) -> dict[str, Any]:
+    """File name -> function that draws the figure there."""
+    from zoo.evaluation.figures import confusion_figure
+
+    figures: dict[str, Any] = {}
+    for column in run.data.columns:
+        confusion = report.columns[column.name].confusion
+        if confusion is not None:
+            name = "confusion.png" if len(run.data.columns) == 1 else f"confusion_{column.name}.png"
+            figures[name] = lambda path, m=confusion, c=column.classes: confusion_figure(m, c, path)
+    return figures
+
+
+def describe_data(data: Dataset) -> dict[str, Any]:
+    """What ``zoo.json`` and the card say of the data."""
+    counts = {name: len(split) for name, split in data.splits.items()}
+    return {**data.description, "fingerprint": data.fingerprint, "splits": counts}

@@ -1,0 +1,150 @@
+"""MODEL on the command line: a bundle folder, a run folder, or ``owner/name[@revision]`` on a hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_registry import Registry, UsageError
+from zoo_registry.errors import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.bundle.read import LoadedModel
+    from zoo.evaluation.report import Report
+
+_REPO = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """Where a model's bundle lies.
+
+    Attributes:
+        path: the bundle's folder.
+        name: as asked for.
+        revision: the commit, where it came from a hub.
+        verified: whether its files were hashed just now.
+    """
+
+    path: Path
+    name: str
+    revision: str | None = None
+    verified: bool = False
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """``owner/name@revision`` as name and revision."""
+    repo, _, revision = name.removeprefix("hf:").partition("@")
+    return repo, revision or None
+
+
+def find_model(model: str, *, hub: str | None = None, offline: bool = False) -> FoundModel:
+    """Find a model's bundle; a name that is no existing path is pulled from the hub.
+
+    Raises:
+        UsageError: neither a bundle, nor a finished run, nor a name.
+        HubError, IntegrityError: as ``pull``.
+    """
+    path = Path(model)
+    if path.exists() and not model.startswith("hf:"):
+        return FoundModel(bundle_in(path), model)
+    repo, revision = split_revision(model)
+    if not _REPO.match(model.removeprefix("hf:")):
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UsageError(
+            f"no model {model!r}: no such folder, and not a name like owner/name",
+            hint=did_you_mean(path.name, siblings) or "a model is a run folder, a bundle folder, or owner/name[@revision]",
+        )
+    from zoo.hub import open_hub
+
+    pulled = open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
+    return FoundModel(pulled.path, model, pulled.revision, verified=True)
+
+
+def bundle_in(path: Path) -> Path:
+    """The bundle's folder of an existing run or bundle folder.
+
+    Raises:
+        UsageError: it is neither, or the run is not finished.
+    """
+    from zoo.runs import RunFolder
+
+    if (path / "zoo.json").is_file():
+        return path
+    run = RunFolder(path)
+    if run.is_run():
+        if not run.is_complete():
+            raise UsageError(
+                f"the run in {str(path)!r} is not finished", hint=f"go on with it: zoo finetune --resume --out {path}"
+            )
+        return run.model
+    raise UsageError(f"{str(path)!r} is neither a run nor a bundle", hint="it has no recipe.toml and no zoo.json")
+
+
+def load_model(
+    model: str,
+    registry: Registry,
+    *,
+    device: torch.device | str = "cpu",
+    hub: str | None = None,
+    offline: bool = False,
+) -> LoadedModel:
+    """Find and load a model, in evaluation mode.
+
+    Raises:
+        ZooError: see :func:`find_model` and :func:`zoo.bundle.read.load_bundle`.
+    """
+    found = find_model(model, hub=hub, offline=offline)
+    from zoo.bundle.read import load_bundle
+
+    return load_bundle(
+        found.path, registry, name=found.name, revision=found.revision, device=device, verify=not found.verified
+    )
+
+
+def evaluate_model(
+    loaded: LoadedModel,
+    data: Any,
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: Any = None,
+    **options: Any,
+) -> Report:
+    """Measure a loaded model: every readable sample once, under the exact transform, classes held to the model's.
+
+    Args:
+        loaded: the model.
+        data: as for fine-tuning.
+        split: which split; ``test`` where there is one, else ``val``, else all samples.
+        batch_size, workers: of loading.
+        progress: called with the number of samples of each batch.
+        options: of :func:`zoo.data.open_data`.
+    """
+    from zoo.evaluation.predictions import predict_split
+    from zoo.evaluation.report import report_columns
+
+    device = next(loaded.model.parameters()).device
+    options.setdefault("seed", int(loaded.document.recipe.get("seed", 0)))
+    recorded = loaded.document.recipe.get("data", {}).get("val_fraction")
+    if recorded is not None:
+        options.setdefault("val_fraction", recorded)
+    opened = open_labelled(data, loaded, split, options)
+    from zoo.training.pipeline import Pipeline
+
+    pipeline = Pipeline(loaded.model.backbone, loaded.input, device)
+    found = predict_split(loaded.model, opened, pipeline, batch_size=batch_size, workers=workers, progress=progress)
+    return report_columns(loaded.document.columns, found, opened)
+
+
+def open_labelled(data: Any, loaded: LoadedModel, split: str | None, options: dict[str, Any]) -> Any:
+    """The split to measure on, its label map held to the model's."""
+    from zoo.data import open_data
+
+    opened = open_data(data, labels=loaded.document.columns, split=split, **options)
+    return opened.split(split) if split is not None else opened.evaluation

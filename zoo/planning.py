@@ -1,0 +1,197 @@
+"""From what the user asks for to a plan that can be shown, with everything wrong reported before anything costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo_registry import Registry, UsageError, ZooError
+from zoo_registry.errors import did_you_mean
+from zoo_registry.options import check_options, describe_options
+
+from zoo.data import open_data
+from zoo.data.dataset import Dataset
+from zoo.recipe import Component, DataOptions, PhaseRecipe, Recipe, TrainOptions, parse_strategy
+from zoo.recipe.resolve import DEFAULT_STRATEGY, FIT_STRATEGY, default_backbone, default_head, merge_errors, resolve_recipe
+from zoo.recipe.settings import apply_strategy_settings, split_settings, under_root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; None means nothing was said.
+
+    Attributes:
+        data: path, ``digits:``, or an object of the Python API.
+        settings: ``KEY=VALUE`` texts.
+        train, data_options: values for :class:`TrainOptions` and :class:`DataOptions`.
+        recipe: a recipe to start from; what is said beside it goes before it.
+    """
+
+    data: Any = None
+    backbone: str | None = None
+    head: str | None = None
+    strategy: str | None = None
+    settings: tuple[str, ...] = ()
+    train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: Recipe | None = None
+    seed: int | None = None
+    pretrained: bool | None = None
+    image_size: int | None = None
+    in_chans: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A resolved recipe with its opened data."""
+
+    recipe: Recipe
+    data: Dataset
+    source: Any
+
+
+def make_plan(request: Request, registry: Registry) -> Plan:
+    """Check everything that can be checked without weights.
+
+    Raises:
+        UsageError, PluginError: everything wrong with names and options, at once.
+        DataError: the data is refused.
+    """
+    settings, problems = split_settings(request.settings)
+    errors: list[ZooError] = [UsageError(problem) for problem in problems]
+    base = request.recipe
+    train = _options(TrainOptions, base.train if base else None, request.train, under_root(settings, "train"), errors)
+    data_options = _options(
+        DataOptions, base.data if base else None, request.data_options, under_root(settings, "data"), errors
+    )
+    phases, strategy_named = _phases(request, errors)
+    backbone = _backbone(request, registry, errors)
+    backbone = _with_options(backbone, under_root(settings, "backbone"))
+    head = Component(name=request.head) if request.head else (base.head if base else None)
+    early = _draft(request, base, backbone, head or Component(name=""), phases, train, data_options)
+    early, wrong = apply_strategy_settings(early, settings)
+    errors += [UsageError(problem) for problem in wrong]
+    _check_names(registry, early, head, under_root(settings, "head"), errors)
+    if errors:
+        raise merge_errors(errors)
+    source = request.data if request.data is not None else (base.source if base else None)
+    if source is None:
+        raise UsageError("no DATA given", hint="a folder of class folders, a table, or digits:")
+    data = open_recipe_data(source, early)
+    if head is None:
+        head = Component(name=default_head(data.columns))
+    recipe = dataclasses.replace(early, head=_with_options(head, under_root(settings, "head")))
+    if not strategy_named and not registry.head(head.name).spec.gradient:
+        recipe = dataclasses.replace(recipe, phases=parse_strategy(FIT_STRATEGY))
+    if isinstance(source, str | Path):
+        recipe = dataclasses.replace(recipe, source=str(source))
+    resolved = resolve_recipe(
+        recipe,
+        registry,
+        suggested_augment=data.suggested_augment or "medium",
+        train_size=len(data.split("train")),
+    )
+    return Plan(recipe=resolved, data=data, source=source)
+
+
+def open_recipe_data(source: Any, recipe: Recipe, **more: Any) -> Dataset:
+    """The data as the recipe's options read it."""
+    options = recipe.data
+    return open_data(
+        source,
+        image_column=options.image_column,
+        label_columns=options.label_columns,
+        split_column=options.split_column,
+        val_fraction=options.val_fraction,
+        task=options.task,
+        seed=recipe.seed,
+        **more,
+    )
+
+
+def _options(schema: type, base: Any, said: Mapping[str, Any], settings: Mapping[str, str], errors: list[ZooError]) -> Any:
+    """Options from the recipe file, then what was said by name, then ``--set``."""
+    start = {f.name: getattr(base, f.name) for f in dataclasses.fields(schema)} if base is not None else {}
+    values = {**{k: v for k, v in start.items() if v is not None}, **{k: v for k, v in said.items() if v is not None}}
+    root = "train" if schema is TrainOptions else "data"
+    options, problems = check_options(schema, {**values, **settings}, where=root)
+    errors += [UsageError(problem) for problem in problems]
+    return schema() if problems else options
+
+
+def _phases(request: Request, errors: list[ZooError]) -> tuple[tuple[PhaseRecipe, ...], bool]:
+    if request.strategy is None and request.recipe is not None and request.recipe.phases:
+        return request.recipe.phases, True
+    try:
+        return parse_strategy(request.strategy or DEFAULT_STRATEGY), request.strategy is not None
+    except UsageError as error:
+        errors.append(error)
+        return (), True
+
+
+def _backbone(request: Request, registry: Registry, errors: list[ZooError]) -> Component:
+    if request.backbone:
+        return Component(name=request.backbone)
+    if request.recipe is not None:
+        return request.recipe.backbone
+    try:
+        return Component(name=default_backbone(registry))
+    except UsageError as error:
+        errors.append(error)
+        return Component(name="")
+
+
+def _with_options(component: Component, settings: Mapping[str, str]) -> Component:
+    return dataclasses.replace(component, options={**component.options, **settings}) if settings else component
+
+
+def _draft(
+    request: Request,
+    base: Recipe | None,
+    backbone: Component,
+    head: Component,
+    phases: tuple[PhaseRecipe, ...],
+    train: TrainOptions,
+    data: DataOptions,
+) -> Recipe:
+    def chosen(name: str, default: Any) -> Any:
+        said = getattr(request, name)
+        return said if said is not None else (getattr(base, name) if base is not None else default)
+
+    return Recipe(
+        backbone=backbone,
+        head=head,
+        phases=phases,
+        train=train,
+        data=data,
+        seed=chosen("seed", 0),
+        pretrained=chosen("pretrained", True),
+        image_size=chosen("image_size", None),
+        in_chans=chosen("in_chans", None),
+    )
+
+
+def _check_names(
+    registry: Registry, recipe: Recipe, head: Component | None, head_settings: Mapping[str, str], errors: list[ZooError]
+) -> None:
+    """Names and options that need no data: they are reported before the data is read."""
+    looked_up: Iterable[tuple[Any, Component, str]] = [
+        (registry.backbone, recipe.backbone, "backbone"),
+        *([(registry.head, _with_options(head, head_settings), "head")] if head is not None else []),
+        *((registry.strategy, c, f"strategy.{c.name}") for phase in recipe.phases for c in phase.strategies),
+    ]
+    for find, component, where in looked_up:
+        if not component.name:
+            continue
+        try:
+            entry = find(component.name)
+        except ZooError as error:
+            errors.append(error)
+            continue
+        _, problems = check_options(entry.spec.options, component.options, where=where)
+        errors += [UsageError(problem) for problem in problems]
+
+

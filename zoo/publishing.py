@@ -1,0 +1,71 @@
+"""Publishing: check access, prove the bundle in a fresh process, then push it as one commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo_registry import UsageError
+
+from zoo.bundle.read import verify_files
+from zoo.bundle.verify import verify_in_fresh_process
+from zoo.hub import open_hub
+from zoo.hub.base import Pushed
+from zoo.hub.files import list_folder
+from zoo.models import bundle_in
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a push would publish: target, files with sizes, and the card."""
+
+    target: str
+    files: dict[str, int]
+    card: str
+
+
+def publish(
+    run: Path,
+    name: str,
+    *,
+    hub: str | None = None,
+    private: bool = True,
+    parent: str | None = None,
+    progress: Any = None,
+) -> Pushed:
+    """Publish the model of a run, or a bundle folder.
+
+    Raises:
+        IntegrityError: files differ from the manifest, or a fresh process does not reproduce the golden logits.
+        HubError, ConflictError: see :class:`zoo.hub.base.Hub`.
+    """
+    folder = bundle_folder(run)
+    target = open_hub(hub)
+    target.check_push(name)
+    verify_in_fresh_process(folder)
+    return target.push(
+        folder, name, private=private, message="Publish a model of the zoo", parent=parent, progress=progress
+    )
+
+
+def preview(run: Path, name: str, *, hub: str | None = None) -> Preview:
+    """What :func:`publish` would do, with every check of it but without publishing."""
+    folder = bundle_folder(run)
+    target = open_hub(hub)
+    target.check_push(name)
+    verify_files(folder, where=str(folder))
+    verify_in_fresh_process(folder)
+    files = {file: (folder / file).stat().st_size for file in list_folder(folder)}
+    return Preview(f"{name} on {target.location}", files, (folder / "README.md").read_text(encoding="utf-8"))
+
+
+def bundle_folder(run: Path) -> Path:
+    """The bundle's folder of a run or bundle folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not run.exists():
+        raise UsageError(f"no run or bundle {str(run)!r}", hint="a run folder is what zoo finetune --out names")
+    return bundle_in(run)

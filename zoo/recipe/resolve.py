@@ -1,0 +1,218 @@
+"""Resolving a recipe: full names, every default filled in, everything that is wrong reported at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from zoo_registry import Column, Entry, Registry, StrategySpec, UsageError, ZooError
+from zoo_registry.options import check_options, options_to_dict
+from zoo_registry.strategy import cacheable, order_problems
+
+from zoo.recipe.recipe import AUGMENTS, Component, PhaseRecipe, Recipe
+
+DEFAULT_STRATEGY = "linear,full"
+FIT_STRATEGY = "fit"
+DEFAULT_HEADS = {"classification": "linear", "multilabel": "multilabel", "regression": "regression"}
+DEFAULT_EPOCHS = 10
+DEFAULT_RATE, DEFAULT_DECAY, DEFAULT_WARMUP = 1e-3, 0.01, 0.05
+LEAST_STEPS, MOST_EPOCHS = 200, 100
+"""A phase that names no length gets at least so many steps where the data is small, within so many epochs."""
+
+
+def default_backbone(registry: Registry) -> str:
+    """The backbone that is marked as the best first choice.
+
+    Raises:
+        UsageError: no installed plugin recommends one.
+    """
+    best = max(registry.entries("backbone"), key=lambda entry: entry.spec.recommended, default=None)
+    if best is None or best.spec.recommended <= 0:
+        raise UsageError("no installed plugin recommends a backbone", hint="choose one: zoo list backbones")
+    return best.name
+
+
+def default_head(columns: tuple[Column, ...]) -> str:
+    """The plain head for the kind of the first column."""
+    return DEFAULT_HEADS.get(columns[0].kind, DEFAULT_HEADS["classification"])
+
+
+def resolve_recipe(
+    recipe: Recipe, registry: Registry, *, suggested_augment: str = "medium", train_size: int = 10**9
+) -> Recipe:
+    """Fill in full names and every default.
+
+    Args:
+        recipe: as the user wrote it.
+        registry: where names are looked up.
+        suggested_augment: what the data suggests for the train view where the recipe says ``auto``.
+        train_size: number of training samples, for phases that name no length.
+
+    Raises:
+        UsageError, PluginError: everything that is wrong with names and options, in one error; where a plugin is
+            missing or broken the error is a PluginError.
+    """
+    errors: list[ZooError] = []
+    backbone = _component(recipe.backbone, registry.backbone, errors, "backbone")
+    head = _component(recipe.head, registry.head, errors, "head")
+    entries = [_phase_entries(phase, registry, errors) for phase in recipe.phases]
+    phases: list[PhaseRecipe] = []
+    if not errors:
+        per_epoch = -(-train_size // (recipe.train.batch_size * recipe.train.accumulate))
+        phases = _resolve_phases(recipe, entries, errors, suggested_augment, per_epoch)
+        errors += _fit_problems(registry, backbone.name, head.name, entries)
+    if errors:
+        raise merge_errors(errors)
+    return dataclasses.replace(recipe, backbone=backbone, head=head, phases=tuple(phases))
+
+
+def merge_errors(errors: list[ZooError]) -> ZooError:
+    """One error that says them all; its class is the gravest one's (a missing plugin before wrong usage)."""
+    if len(errors) == 1:
+        return errors[0]
+    gravest = max(errors, key=lambda error: error.exit_code)
+    hints = list(dict.fromkeys(error.hint for error in errors if error.hint))
+    return type(gravest)("; ".join(error.message for error in errors), hint="; ".join(hints) or None)
+
+
+def _component(
+    component: Component, find: Callable[[str], Entry[Any]], errors: list[ZooError], where: str
+) -> Component:
+    try:
+        entry = find(component.name)
+    except ZooError as error:
+        errors.append(error)
+        return component
+    options, problems = check_options(entry.spec.options, component.options, where=where)
+    errors += [UsageError(problem) for problem in problems]
+    return Component(name=entry.name, options={} if problems else options_to_dict(options))
+
+
+def _phase_entries(phase: PhaseRecipe, registry: Registry, errors: list[ZooError]) -> list[Entry[StrategySpec]]:
+    found = []
+    for component in phase.strategies:
+        try:
+            found.append(registry.strategy(component.name))
+        except ZooError as error:
+            errors.append(error)
+    return found
+
+
+def _resolve_phases(
+    recipe: Recipe, entries: list[list[Entry[StrategySpec]]], errors: list[ZooError], suggested: str, per_epoch: int
+) -> list[PhaseRecipe]:
+    open_phases = [
+        i
+        for i, phase in enumerate(recipe.phases)
+        if phase.epochs is None and phase.steps is None and all(e.spec.gradient for e in entries[i])
+    ]
+    if recipe.train.epochs is not None and not open_phases:
+        errors.append(
+            UsageError(
+                f"--epochs {recipe.train.epochs} has nothing to set: every phase of {recipe.label()!r} has a length",
+                hint="leave the length of the last phase out, as in --strategy linear:3,full --epochs 10",
+            )
+        )
+    resolved = []
+    for index, (phase, parts) in enumerate(zip(recipe.phases, entries, strict=True)):
+        asked = recipe.train.epochs if open_phases and index == open_phases[-1] else None
+        where = f"phase {index + 1}"
+        resolved.append(_resolve_phase(phase, parts, recipe, asked, suggested, where, errors, per_epoch))
+    return resolved
+
+
+def _resolve_phase(
+    phase: PhaseRecipe,
+    parts: list[Entry[StrategySpec]],
+    recipe: Recipe,
+    epochs: int | None,
+    suggested: str,
+    where: str,
+    errors: list[ZooError],
+    per_epoch: int,
+) -> PhaseRecipe:
+    components = []
+    for component, entry in zip(phase.strategies, parts, strict=True):
+        options, problems = check_options(entry.spec.options, component.options, where=f"strategy.{entry.spec.name}")
+        errors += [UsageError(f"{where}: {problem}") for problem in problems]
+        components.append(Component(name=entry.name, options={} if problems else options_to_dict(options)))
+    specs = [entry.spec for entry in parts]
+    errors += [UsageError(f"{where}: {problem}") for problem in order_problems(specs)]
+    still = [spec.name for spec in specs if not spec.gradient]
+    if still and (phase.epochs or phase.steps):
+        errors.append(UsageError(f"{where}: {' and '.join(still)} takes no steps, so it has no length"))
+    values = {name: _number(phase, name, where, errors) for name in ("rate", "decay", "warmup")}
+    defaults = _defaults(specs)
+    augment = phase.augment or recipe.train.augment
+    if augment not in AUGMENTS:
+        errors.append(UsageError(f"{where}: augment {augment!r} is not one of {', '.join(AUGMENTS)}"))
+    if augment == "auto":
+        augment = "none" if cacheable(specs) else suggested
+    usual = max(int(defaults["epochs"]), min(MOST_EPOCHS, -(-LEAST_STEPS // per_epoch)))
+    length = phase.epochs if phase.epochs is not None else (epochs or usual)
+    return PhaseRecipe(
+        strategies=tuple(components),
+        epochs=None if phase.steps is not None or still else int(length),
+        steps=0 if still else phase.steps,
+        rate=_first(values["rate"], recipe.train.lr, defaults["rate"]),
+        decay=_first(values["decay"], recipe.train.weight_decay, defaults["decay"]),
+        warmup=_first(values["warmup"], recipe.train.warmup, defaults["warmup"]),
+        augment=augment,
+    )
+
+
+def _number(phase: PhaseRecipe, name: str, where: str, errors: list[ZooError]) -> float | None:
+    raw: Any = getattr(phase, name)
+    if raw is None:
+        return None
+    try:
+        value = float(raw)
+    except (TypeError, ValueError):
+        errors.append(UsageError(f"{where}: {name} {raw!r} is not a number"))
+        return None
+    low, high = (0.0, 0.9) if name == "warmup" else (1e-12 if name == "rate" else 0.0, 1e3)
+    if not low <= value <= high:
+        errors.append(UsageError(f"{where}: {name} {value!r} is out of range ({low:g} to {high:g})"))
+        return None
+    return value
+
+
+def _defaults(specs: list[StrategySpec]) -> dict[str, float]:
+    """The defaults of the tuning strategy, then of the others, then the house's."""
+    ordered = sorted(specs, key=lambda spec: spec.role != "tuning")
+    house = {"rate": DEFAULT_RATE, "decay": DEFAULT_DECAY, "warmup": DEFAULT_WARMUP, "epochs": DEFAULT_EPOCHS}
+    return {
+        name: next((v for s in ordered if (v := getattr(s.defaults, name)) is not None), value)
+        for name, value in house.items()
+    }
+
+
+def _first(*values: float | None) -> float:
+    return next(float(value) for value in values if value is not None)
+
+
+def _fit_problems(
+    registry: Registry, backbone: str, head: str, entries: list[list[Entry[StrategySpec]]]
+) -> list[ZooError]:
+    """Capabilities that a strategy needs and backbone or head does not have."""
+    body, top = registry.backbone(backbone).spec, registry.head(head).spec
+    problems: list[ZooError] = []
+    for entry in (e for phase in entries for e in phase):
+        missing = sorted(entry.spec.needs - body.capabilities)
+        if missing:
+            problems.append(
+                UsageError(
+                    f"strategy {entry.name} needs {', '.join(missing)}, which backbone {backbone} does not have",
+                    hint=f"zoo list backbones --capability {missing[0]}",
+                )
+            )
+    fits = any("fit" in e.spec.head_needs for phase in entries for e in phase)
+    if not top.gradient and not fits:
+        problems.append(
+            UsageError(
+                f"head {head} learns by fitting itself on features, and no phase does that",
+                hint=f"--strategy {FIT_STRATEGY}, or append ',{FIT_STRATEGY}'",
+            )
+        )
+    return problems

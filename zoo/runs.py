@@ -1,0 +1,91 @@
+"""The run folder: what a run leaves behind, and how it is found again.
+
+::
+
+    RUN/recipe.toml  metrics.jsonl  report.json  bad_samples.csv  curves.png  checkpoints/  model/ (the bundle)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo_registry import ConflictError, UsageError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """The log, a JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The final evaluation."""
+        return self.path / "report.json"
+
+    @property
+    def bad_samples(self) -> Path:
+        """Unreadable samples."""
+        return self.path / "bad_samples.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The bundle."""
+        return self.path / "model"
+
+    def is_run(self) -> bool:
+        """Whether a run started here."""
+        return self.recipe.is_file()
+
+    def is_complete(self) -> bool:
+        """Whether the run reached its end."""
+        return (self.model / "manifest.json").is_file()
+
+    def refuse_existing(self) -> None:
+        """A new run needs a new folder.
+
+        Raises:
+            ConflictError: there is a run, or something else, already.
+        """
+        if self.is_run():
+            state = "a finished run" if self.is_complete() else "an unfinished run"
+            hint = "choose another --out" + ("" if self.is_complete() else f", or go on with it: --resume --out {self.path}")
+            raise ConflictError(f"{str(self.path)!r} holds {state}", hint=hint)
+        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            raise ConflictError(f"{str(self.path)!r} exists and is not empty", hint="choose another --out")
+
+    def require_resumable(self) -> None:
+        """There must be an unfinished run.
+
+        Raises:
+            UsageError: there is no run here.
+            ConflictError: the run is finished.
+        """
+        if not self.is_run():
+            raise UsageError(f"there is no run in {str(self.path)!r}", hint="--resume goes on with the run in --out")
+        if self.is_complete():
+            raise ConflictError(f"the run in {str(self.path)!r} is finished", hint=f"evaluate it: zoo evaluate {self.path} DATA")
+
+
+def next_run_folder(root: Path = Path("runs")) -> Path:
+    """``runs/N`` for the first N that is free, for runs without ``--out``."""
+    number = 1
+    while (root / str(number)).exists():
+        number += 1
+    return root / str(number)

@@ -1,0 +1,57 @@
+"""From samples to what the model is fed: transforms of the four views, collation, normalisation on the device.
+
+For images the app brings them; a backbone of another modality brings ``transform`` and ``collate`` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from zoo_registry import ImageInput, Input, Strategy, UsageError
+
+from zoo.data.transforms import image_views, normalise
+
+
+class Pipeline:
+    """The input side of one model.
+
+    Args:
+        backbone: asked for ``transform`` and ``collate`` where its input is not an image.
+        input: facts of the input.
+        device: where batches go.
+    """
+
+    def __init__(self, backbone: nn.Module, input: Input, device: torch.device) -> None:
+        self.input = input
+        self.device = device
+        self._transform = getattr(backbone, "transform", None)
+        collate = getattr(backbone, "collate", None)
+        self.loader_options: dict[str, Any] = {"pin_memory": device.type == "cuda"}
+        if collate is not None:
+            self.loader_options["collate"] = collate
+        if self._transform is None and not isinstance(input, ImageInput):
+            raise UsageError(f"the backbone takes {input.kind} but brings no transform for it")
+
+    def transform(
+        self, view: str, *, augment: str = "none", strategies: Sequence[Strategy] = (), stream: str = "train"
+    ) -> Callable[..., Any]:
+        """The sample transform of a view, wrapped by the strategies that augment."""
+        if self._transform is not None:
+            transform: Callable[..., Any] = self._transform(self.input, view != "eval")
+        else:
+            assert isinstance(self.input, ImageInput)
+            transform = image_views(self.input, augment)[view]
+        for strategy in strategies:
+            transform = strategy.augment(transform, stream, view)
+        return transform
+
+    def feed(self, batch: Any) -> Any:
+        """A collated batch on the device; images uint8 [B, C, H, W] become normalised float32."""
+        if isinstance(self.input, ImageInput) and isinstance(batch, torch.Tensor):
+            return normalise(batch.to(self.device, non_blocking=True), self.input)
+        if isinstance(batch, dict):
+            return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        return batch.to(self.device)

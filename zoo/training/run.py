@@ -1,0 +1,232 @@
+"""``TrainingRun``: the state of training, as strategies see it and as the checkpoint stores it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from zoo_registry import Batch, Column, Input, Losses, StrategySpec, UsageError
+from zoo_registry import Strategy as StrategyBase
+
+from zoo.assembly.model import TransferModel
+from zoo.data.bad import BadSamples
+from zoo.data.dataset import Dataset, Split
+from zoo.evaluation.predictions import Predictions, predict_features, predict_split
+from zoo.evaluation.report import main_score, report_columns
+from zoo.keys import generator, key
+from zoo.recipe.recipe import PhaseRecipe, TrainOptions
+from zoo.training.checkpoint import clone_state
+from zoo.training.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A resolved phase: its recipe and its strategies in calling order."""
+
+    recipe: PhaseRecipe
+    parts: list[tuple[StrategySpec, StrategyBase]]
+
+    @property
+    def strategies(self) -> list[StrategyBase]:
+        """The strategies in calling order."""
+        return [strategy for _, strategy in self.parts]
+
+    @property
+    def specs(self) -> list[StrategySpec]:
+        """Their specs."""
+        return [spec for spec, _ in self.parts]
+
+
+@dataclass(eq=False)
+class TrainingRun:
+    """One run of training.
+
+    Attributes:
+        model: on its device; its weights are the base weights when the run is made.
+        phases: in order.
+        data: with the splits ``train`` and ``val``.
+        options: of training.
+        seed: of everything random.
+        folder: the run folder; None keeps nothing on disk.
+        assembler: builds another model of the zoo by name.
+        rebuild: builds this model anew with any weights; a copy of ``model`` is taken where it is None.
+        base: the weights that the run started from, by name in the model's state dict.
+        start: the weights at the phase's start.
+        phase, epoch, step, micro: where training stands; ``step`` counts within the phase.
+        bad: unreadable samples met so far.
+    """
+
+    model: TransferModel
+    phases: list[Phase]
+    data: Dataset
+    input: Input
+    options: TrainOptions
+    seed: int
+    device: torch.device
+    max_bad: float = 0.01
+    folder: Path | None = None
+    assembler: Callable[[str], TransferModel] | None = None
+    rebuild: Callable[[], TransferModel] | None = None
+    base: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    micro: int = 0
+    total_steps: int = 0
+    recompute: Callable[[], Losses] | None = None
+    _reference: TransferModel | None = None
+
+    def __post_init__(self) -> None:
+        self.pipeline = Pipeline(self.model.backbone, self.input, self.device)
+        self.bad = BadSamples(sum(len(self.data.split(name)) for name in ("train", "val")), self.max_bad)
+        if not self.base:
+            self.base = clone_state(self.model.state_dict())
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The target columns."""
+        return self.data.columns
+
+    @property
+    def train(self) -> Split:
+        """The split ``train``."""
+        return self.data.split("train")
+
+    @property
+    def targets(self) -> Mapping[str, Tensor]:
+        """Column -> targets of all training samples, on the CPU."""
+        return self.train.targets
+
+    @property
+    def class_counts(self) -> dict[str, Tensor]:
+        """Column -> training samples per class, in the order of the label map."""
+        return {
+            c.name: torch.tensor(list(self.train.class_counts(c.name).values())) for c in self.columns if c.classes
+        }
+
+    def generator(self, name: str) -> Generator:
+        """A CPU generator keyed by (seed, phase, step, micro-batch, name)."""
+        return generator(self.seed, self.phase, self.step, self.micro, name)
+
+    def seed_model(self, *parts: object) -> None:
+        """Seed torch's global generators, for what happens inside the model (dropout, stochastic depth)."""
+        value = key(self.seed, self.phase, *parts)
+        torch.default_generator.manual_seed(value)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(value)
+
+    def reference(self) -> TransferModel:
+        """A frozen copy of the model with the base weights, in evaluation mode; made once."""
+        if self._reference is None:
+            self._reference = self.rebuild() if self.rebuild else copy.deepcopy(self.model)
+            self._reference.load_state_dict(self.base)
+            self._reference.requires_grad_(False).eval()
+        return self._reference
+
+    def assemble(self, name: str) -> TransferModel:
+        """Another model of the zoo, on this run's device.
+
+        Raises:
+            UsageError: this run cannot assemble models.
+        """
+        if self.assembler is None:
+            raise UsageError(f"this run cannot assemble {name!r}")
+        return self.assembler(name)
+
+    def backward(self) -> Losses:
+        """Compute the step's gradients again on the same batches."""
+        if self.recompute is None:
+            raise RuntimeError("backward() is for before_step")
+        return self.recompute()
+
+    def extract(self, model: TransferModel, split: str = "train") -> tuple[Tensor, dict[str, Tensor]]:
+        """Features of all readable samples under the evaluation view, and their targets, in data order.
+
+        Returns:
+            Features [N, D] (or of the head's kind) on the device, and column -> targets [N] there.
+        """
+        features, found = self.extract_rows(model, split)
+        targets = {c: t[found].to(self.device) for c, t in self.data.split(split).targets.items()}
+        return features, targets
+
+    def extract_rows(self, model: TransferModel, split: str = "train") -> tuple[Tensor, list[int]]:
+        """Features under the evaluation view, and the index of the sample each row belongs to."""
+        predictions = self._predict(model, split, features=True)
+        assert predictions.features is not None
+        return predictions.features, predictions.indices
+
+    def evaluate(self, model: TransferModel, features: tuple[Tensor, list[int]] | None = None) -> dict[str, float]:
+        """Metrics on ``val``; ``features`` are cached ones of ``val``, with the indices of their samples."""
+        split = self.data.split("val")
+        mode = model.training
+        model.eval()
+        try:
+            found = predict_features(model, *features) if features else self._predict(model, "val")
+        finally:
+            model.train(mode)
+        return report_columns(self.columns, found, split).metrics
+
+    def score(self, model: TransferModel, state: Mapping[str, Tensor] | None = None) -> float:
+        """The main validation metric (higher is better) of the model, or of the model with ``state`` put in."""
+        live = clone_state(model.state_dict()) if state is not None else None
+        try:
+            if live is not None:
+                model.load_state_dict({**live, **(state or {})})
+            return main_score(self.columns, self.evaluate(model))
+        finally:
+            if live is not None:
+                model.load_state_dict(live)
+
+    def recalibrate(self, model: TransferModel) -> None:
+        """Recompute BatchNorm statistics as plain averages over ``train`` under the evaluation view."""
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+        if not norms:
+            return
+        modes = {module: module.training for module in model.modules()}
+        momenta = [norm.momentum for norm in norms]
+
+        def average() -> None:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.training = True
+
+        try:
+            self._predict(model, "train", features=True, before=average)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _predict(
+        self,
+        model: TransferModel,
+        split: str,
+        *,
+        features: bool = False,
+        before: Callable[[], None] | None = None,
+    ) -> Predictions:
+        mode = model.training
+        model.eval()
+        if before is not None:
+            before()
+        try:
+            found = predict_split(
+                model,
+                self.data.split(split),
+                self.pipeline,
+                batch_size=self.options.batch_size,
+                workers=self.options.workers,
+                features_only=features,
+            )
+        finally:
+            model.train(mode)
+        self.bad.add(found.bad)
+        return found
