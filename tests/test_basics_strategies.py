@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from zoo_registry import Column, Registry, UsageError
+from zoo_registry.conformance import parametrize_with_checks
 from zoo_registry.options import parse_options
 from zoo_registry.strategy import cacheable, compose
 
@@ -185,3 +186,8 @@ def test_specs_are_listed_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@parametrize_with_checks("basics")
+def test_heads_and_strategies_conform(check):
+    check()
