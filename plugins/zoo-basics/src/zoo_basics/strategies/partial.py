@@ -15,8 +15,8 @@ class Partial(Strategy):
     Yosinski et al., How transferable are features in deep neural networks?, NeurIPS 2014 (arXiv 1411.1792): the
     deeper a layer, the more it belongs to its first task.
 
-    A block without any matrix, as the final norm of a ViT, is not counted: it goes with the counted block before it
-    in this order from the end, so ``blocks=1`` of a ViT is the last transformer block and the norm.
+    A block without any matrix, as the final norm of a ViT, is not counted: it learns with the blocks around it, so
+    ``blocks=1`` of a ViT is the last transformer block and the norm behind it.
 
     Args:
         options: ``blocks``, how many.
