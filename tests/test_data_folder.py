@@ -68,7 +68,7 @@ def test_the_draw_depends_on_seed_and_names_alone(tmp_path):
     counts = {"a": 20, "b": 30}
     one = open_data(folder(tmp_path / "one", counts))
     two = tmp_path / "two"
-    for name in reversed(sorted(str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*.png"))):
+    for name in sorted((str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*.png")), reverse=True):
         (two / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / "one" / name, two / name)
     again = open_data(two)

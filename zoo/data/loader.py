@@ -7,8 +7,9 @@ no state of its own, so a run resumes anywhere by giving the rest of the plan.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +54,8 @@ class LoadedBatch:
 
 
 def stack(samples: Sequence[Tensor]) -> Tensor:
-    """The collate function of images: [B, C, H, W]."""
-    return torch.stack(list(samples))
+    """The collate function of images: [B, C, H, W], contiguous whatever the memory layout of the samples."""
+    return torch.stack(list(samples)).contiguous()
 
 
 @dataclass(eq=False)
@@ -186,18 +187,33 @@ class ViewLoader:
         self._plan.epoch, self._plan.plan = epoch, plan
         try:
             yield from self._loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, EOFError, OSError) as error:  # EOFError: it died with a batch still to be handed over
+            if "DataLoader worker" not in str(error) and not self._lost_worker():
                 raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise RunStoppedError(
-                f"a data worker died: {str(error).splitlines()[0]}", hint="resume with fewer workers (--workers 0)"
+                f"a data worker died: {reason}", hint="resume with fewer workers (--workers 0)"
             ) from error
+
+    def _lost_worker(self) -> bool:
+        """Whether a worker is dead, or about to be (the pipe breaks a moment before the process is gone)."""
+        workers = getattr(getattr(self._loader, "_iterator", None), "_workers", ())
+        until = time.monotonic() + 1
+        try:
+            while workers and time.monotonic() < until:
+                if not all(worker.is_alive() for worker in workers):
+                    return True
+                time.sleep(0.02)
+        except RuntimeError:  # torch's own signal handler noticed it meanwhile
+            return True
+        return False
 
     def close(self) -> None:
         """End the worker processes."""
         iterator, self._loader = getattr(self._loader, "_iterator", None), None
         if iterator is not None:
-            iterator._shutdown_workers()
+            with suppress(RuntimeError):  # a worker that had died already; the others are ended all the same
+                iterator._shutdown_workers()
 
     def __enter__(self) -> ViewLoader:
         return self

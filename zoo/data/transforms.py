@@ -8,8 +8,8 @@ It draws from the generator it is given and from nothing else. Normalising happe
 
 ======  ===========================================================================================================
 none    the evaluation view
-light   crop of 75 to 100 % of the area, aspect ratio within 5 %; no flip (digits, letters, charts)
-medium  crop of 35 to 100 % of the area, aspect ratio 3/4 to 4/3, horizontal flip (photographs)
+light   crop of 75 to 100 % of what fits, aspect ratio within 5 %; no flip (digits, letters, charts)
+medium  crop of 35 to 100 % of what fits, aspect ratio 3/4 to 4/3, horizontal flip (photographs)
 strong  medium, then brightness, contrast and saturation by up to 40 %, then one rectangle erased every second time
 ======  ===========================================================================================================
 
@@ -50,7 +50,7 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class EvalView:
-    """The evaluation transform of timm (``create_transform(is_training=False)``), within one level of its pixels.
+    """The evaluation transform of timm (``create_transform(is_training=False)``), pixel by pixel.
 
     ``center``: short edge to ``size / crop_pct``, middle cropped. ``squash``: both edges to it, then the same crop.
     ``border``: long edge to it, then crop or pad with the mean colour.
@@ -77,11 +77,13 @@ class EvalView:
 class CropView:
     """A random part of the image resized to the input's size, mirrored half of the time where ``flip``.
 
-    Source of the crop: Szegedy et al., Going deeper with convolutions (2014), https://arxiv.org/abs/1409.4842.
+    After Szegedy et al., Going deeper with convolutions (2014), https://arxiv.org/abs/1409.4842, with one change: the
+    share is of the largest part with the drawn aspect ratio, not of the image, so that every draw fits, however much
+    the image's shape differs from the input's.
 
     Attributes:
         input: the image input.
-        scale: least and largest share of the area.
+        scale: least and largest share of the area of the largest part of this shape.
         ratio: least and largest aspect ratio, relative to the input's own.
         flip: mirror horizontally with probability 1/2.
     """
@@ -94,29 +96,20 @@ class CropView:
 
     def __call__(self, image: Tensor, generator: Generator | None) -> Tensor:
         """See :class:`View`."""
-        numbers = torch.rand(4 * _TRIES + 1, generator=generator).tolist()
+        numbers = torch.rand(5, generator=generator).tolist()
         top, left, height, width = self._box(image.shape[-2], image.shape[-1], numbers)
         image = to_channels(image[:, top : top + height, left : left + width], self.input.channels)
-        image = resize(image, self.input.size, self.input.interpolation)
-        return image.flip(-1) if self.flip and numbers[-1] < 0.5 else image
+        image = resize(image, self.input.size, self.input.interpolation, exact=False)
+        return image.flip(-1) if self.flip and numbers[4] < 0.5 else image
 
     def _box(self, height: int, width: int, numbers: list[float]) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the part: the first of ten drawn boxes that fits, else the largest middle."""
-        own = self.input.size[1] / self.input.size[0]
-        low, high = (math.log(own * r) for r in self.ratio)
-        for i in range(_TRIES):
-            area, shape, down, across = numbers[4 * i : 4 * i + 4]
-            pixels = height * width * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
-            aspect = math.exp(low + shape * (high - low))
-            w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
-            if 0 < w <= width and 0 < h <= height:
-                return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
-        w = max(1, min(width, round(height * own)))
-        h = max(1, min(height, round(width / own)))
-        return (height - h) // 2, (width - w) // 2, h, w
-
-
-_TRIES = 10
+        """Top, left, height and width of the part."""
+        low, high = (math.log(r * self.input.size[1] / self.input.size[0]) for r in self.ratio)
+        aspect = math.exp(low + numbers[0] * (high - low))
+        shrink = math.sqrt(self.scale[0] + numbers[1] * (self.scale[1] - self.scale[0]))
+        h = max(1, min(height, round(shrink * min(height, width / aspect))))
+        w = max(1, min(width, round(shrink * min(width, height * aspect))))
+        return int(numbers[2] * (height - h + 1)), int(numbers[3] * (width - w + 1)), h, w
 
 
 @dataclass(frozen=True)
@@ -149,7 +142,7 @@ class StrongView:
         top, left = int(numbers[2] * (height - h + 1)), int(numbers[3] * (width - w + 1))
         image = image.clone()
         fill = torch.tensor(mean_colour(self.crop.input), dtype=torch.uint8)
-        image[:, top : top + h, left : left + w] = fill.expand(image.shape[0])[:, None, None]
+        image[:, top : top + h, left : left + w] = fill[:, None, None]
         return image
 
 
@@ -166,7 +159,7 @@ def recolour(image: Tensor, brightness: float, contrast: float, saturation: floa
 
 def mean_colour(input: ImageInput) -> list[int]:
     """The input's mean as uint8 values, one a channel (or one for all)."""
-    return [round(255 * m) for m in input.mean]
+    return [round(255 * m) for m in _for_channels(input.mean, input.channels)]
 
 
 def image_views(input: ImageInput, augment: str = "medium", *, flip: bool | None = None) -> dict[str, View]:
@@ -203,11 +196,12 @@ def normalise(batch: Tensor, input: ImageInput) -> Tensor:
 
 
 def _per_channel(values: tuple[float, ...], batch: Tensor) -> Tensor:
-    channels = batch.shape[1]
+    return torch.tensor(_for_channels(values, batch.shape[1]), device=batch.device)[:, None, None]
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if channels == 1 and len(values) > 1:
         values = (sum(values) / len(values),)
     if len(values) not in (1, channels):
-        raise UsageError(
-            f"{len(values)} normalisation values for {channels} channels", hint="give one for each channel"
-        )
-    return torch.tensor(values, device=batch.device)[:, None, None]
+        raise UsageError(f"{len(values)} normalisation values for {channels} channels", hint="give one a channel")
+    return values
