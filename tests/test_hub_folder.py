@@ -14,6 +14,7 @@ from hub_fixtures import contents, flip, run_python, start_python, write_bundle,
 from zoo_registry.errors import ConflictError, DataError, HubError, IntegrityError, UsageError, ZooError
 
 from zoo.hub import open_hub
+from zoo.hub.files import verify_folder
 from zoo.hub.folder import FolderHub
 from zoo.hub.names import check_name, check_path, split_revision
 
@@ -142,6 +143,7 @@ def test_a_full_disk_leaves_the_last_state_and_no_litter(hub, bundle, monkeypatc
 KILLER = """
 import os, signal, sys
 from pathlib import Path
+from zoo.hub.files import verify_folder
 from zoo.hub.folder import FolderHub
 
 root, new, old = sys.argv[1:4]
@@ -198,6 +200,7 @@ RACER = """
 import sys
 from pathlib import Path
 from hub_fixtures import write_bundle
+from zoo.hub.files import verify_folder
 from zoo.hub.folder import FolderHub
 from zoo_registry.errors import ConflictError
 
@@ -399,3 +402,18 @@ def test_the_folder_hub_needs_no_network_library(hub, bundle):
         "print([m for m in ('torch', 'huggingface_hub', 'timm', 'ssl') if m in sys.modules])"
     )
     assert run_python(code, hub.root, bundle).strip() == "[]"
+
+
+def test_a_folder_is_verified_for_reading_through_links_and_without_strangers(bundle, tmp_path):
+    linked = tmp_path / "linked"
+    for path in contents(bundle):
+        (linked / path).parent.mkdir(parents=True, exist_ok=True)
+        (linked / path).symlink_to(bundle / path)
+    (linked / "stranger.py").write_text("")
+    assert set(verify_folder(linked, "it")) == set(contents(bundle)) - {"manifest.json"}
+    flip(bundle / "model.safetensors")
+    with pytest.raises(IntegrityError, match=r"it: model.safetensors is damaged"):
+        verify_folder(linked, "it")
+    (linked / "manifest.json").unlink()
+    with pytest.raises(IntegrityError, match=r"it has no manifest.json"):
+        verify_folder(linked, "it")

@@ -145,6 +145,29 @@ def check_listed(listed: Mapping[str, RepoFile], present: Mapping[str, RepoFile]
         raise IntegrityError(f"{what}: {extra[0]} does not stand in {MANIFEST}", "remove it, or write the bundle again")
 
 
+def verify_folder(folder: Path, what: str) -> dict[str, RepoFile]:
+    """Hash the files that a folder's manifest lists, before they are read; returns them.
+
+    For reading, not for publishing: links are followed (the Hugging Face cache is made of them, and the bytes are
+    hashed wherever they lie), and files that the manifest does not list are nobody's business and not to be read.
+
+    Raises:
+        IntegrityError: no manifest, or a listed file that is missing, unsafe or changed; it is named.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise IntegrityError(f"{what} has no {MANIFEST}", "the bundle is not complete; write or pull it again")
+    listed = read_manifest(folder / MANIFEST, what)
+    present = {}
+    for path in listed:
+        if not is_safe(path):
+            raise IntegrityError(f"{what}: {MANIFEST} lists {path!r}, which is never read", "do not use this bundle")
+        spot = folder / path
+        if spot.is_file():
+            present[path] = RepoFile(path=path, size=spot.stat().st_size, sha256=sha256_of(spot))
+    check_listed(listed, present, what)
+    return listed
+
+
 def mismatch(what: str, expected: str | None, found: str | None, source: str) -> IntegrityError:
     """The error for a file whose bytes are not the published ones; names both hashes."""
     return IntegrityError(

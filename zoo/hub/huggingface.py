@@ -212,7 +212,7 @@ class HfHub:
                 check_listed(listed, present, f"{name}@{info.revision[:7]}")
         if down is None:
             self.cache.remember(info, revision)
-        folder = self.cache.snapshot(name, info.revision)
+        folder = self.cache.snapshot(info.name, info.revision)  # a renamed repo answers by its new name
         return Pulled(name=name, revision=info.revision, path=folder, files=tuple(present))
 
     def file(
