@@ -376,7 +376,7 @@ def test_when_the_hub_is_down_a_complete_copy_is_used_with_a_notice(loopback, co
         connect(server).pull("me/x")
 
 
-@pytest.mark.parametrize("kind", ["503", "html", "badjson"])
+@pytest.mark.parametrize("kind", ["503", "html", "badjson", "404"])
 def test_a_hub_that_is_out_of_order_counts_as_down(loopback, connect, bundle, kind):
     server = loopback()
     hub = connect(server)
@@ -406,6 +406,21 @@ def test_a_busy_hub_is_asked_again(loopback, connect, bundle, caplog, fault):
     if "429" in fault:
         assert hub.waits == [3.0]
     assert "trying again in" in caplog.text
+
+
+def test_a_hub_that_does_not_answer_is_waited_for_a_stated_time(loopback, connect, bundle, monkeypatch, caplog):
+    from huggingface_hub import constants
+
+    server = loopback()
+    hub = connect(server)
+    hub.push(bundle, "me/x", message="first")
+    hub.pull("me/x")
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
+    server.set_faults("info:delay=3:*")
+    assert hub.pull("me/x").revision
+    assert "does not answer in time; using the copy" in caplog.text
+    with pytest.raises(HubError, match=r"does not answer in time.* me/other is not in the cache"):
+        hub.pull("me/other")
 
 
 def test_a_hub_that_stays_busy_is_given_up_after_three_tries(loopback, connect, bundle):

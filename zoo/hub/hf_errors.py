@@ -95,6 +95,8 @@ def _refused(error: BaseException, response: Any, asked: Asked) -> ZooError:
     said = redact(str(response.headers.get("X-Error-Message") or ""))
     if status in (408, 429) or status >= 500:
         return _busy(response, hub)
+    if status == 404 and not response.headers.get("X-Error-Code"):
+        return _no_hub(hub)
     if status == 412:
         return ConflictError(f"{str(asked)!r} changed meanwhile on {hub}", "look at it (zoo show NAME) and push again")
     if "GatedRepoError" in names:
@@ -107,13 +109,13 @@ def _refused(error: BaseException, response: Any, asked: Asked) -> ZooError:
         return MissingRepoError(f"no repo {asked.name!r} on {hub}, or it is private", hint)
     if "RevisionNotFoundError" in names:
         return HubError(f"{asked.name!r} has no revision {asked.revision!r} on {hub}", "without @revision: the newest")
-    if "RemoteEntryNotFoundError" in names or (status == 404 and asked.filename):
+    if "RemoteEntryNotFoundError" in names:
         return HubError(f"{asked} has no file {asked.filename!r} on {hub}", "check the name of the file")
     if status == 401:
         return HubError(f"{hub} wants a login", _LOGIN)
     if status == 403:
         return HubError(f"{hub} forbids it: {said or 'no reason given'}", "a token that may do this; then try again")
-    return HubError(f"{hub} refuses with {status}: {said or redact(str(error))}", "see the repo's page on the hub")
+    return HubError(f"{hub} refuses with {status}: {said or _reason(error)}", "see the repo's page on the hub")
 
 
 def _busy(response: Any, hub: str) -> UnreachableError:
@@ -125,6 +127,10 @@ def _busy(response: Any, hub: str) -> UnreachableError:
     return busy
 
 
+def _no_hub(hub: str) -> UnreachableError:
+    return UnreachableError(f"{hub} does not answer like a hub", "a login page in between? a wrong URL?")
+
+
 def _broken(error: BaseException, asked: Asked) -> ZooError:
     """A failure on the way: no network, no login page, no space."""
     kinds = {c.__name__ for e in _chain(error) for c in type(e).__mro__}
@@ -133,7 +139,7 @@ def _broken(error: BaseException, asked: Asked) -> ZooError:
     if "OfflineModeIsEnabled" in kinds:
         return UnreachableError(f"{hub} may not be asked: HF_HUB_OFFLINE is set", "unset it, or use what is cached")
     if isinstance(error, json.JSONDecodeError) or "FileMetadataError" in kinds:
-        return UnreachableError(f"{hub} does not answer like a hub", "a login page in between? a wrong URL?")
+        return _no_hub(hub)
     if kinds & {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}:
         return UnreachableError(f"cannot reach {hub}: {_reason(error)}", "check the network, or HF_ENDPOINT")
     if "TimeoutException" in kinds:
@@ -152,7 +158,8 @@ def _broken(error: BaseException, asked: Asked) -> ZooError:
 def _reason(error: BaseException) -> str:
     """The innermost error in a few words."""
     inner = list(_chain(error))[-1]
-    return redact(str(inner)) or type(inner).__name__
+    lines = str(inner).strip().splitlines()
+    return redact(lines[0]) if lines else type(inner).__name__
 
 
 def attempt(call: Callable[[], T], asked: Asked) -> T:
