@@ -95,7 +95,7 @@ def finetune(
     print_recipe(plan, registry, err=as_json)
     from zoo import finetuning
 
-    with _reporter(as_json) as reporter:
+    with open_live_reporter(as_json) as reporter:
         result = finetuning.execute_plan(
             plan, registry, out=folder, device=device, hub=hub, offline=offline, reporter=reporter
         )
@@ -132,7 +132,7 @@ def _resume(
         raise UsageError("--resume needs the run folder", hint="zoo finetune --resume --out RUN")
     from zoo import finetuning
 
-    with _reporter(as_json) as reporter:
+    with open_live_reporter(as_json) as reporter:
         result = finetuning.resume(
             registry, out=out, data=data, device=device, hub=hub, offline=offline, reporter=reporter
         )
@@ -140,7 +140,8 @@ def _resume(
 
 
 @contextlib.contextmanager
-def _reporter(as_json: bool) -> Any:
+def open_live_reporter(as_json: bool) -> Any:
+    """A reporter for the life of a run: a live bar on a terminal, lines otherwise."""
     from zoo.cli.progress import BarReporter, open_reporter
 
     reporter = open_reporter(as_json)
