@@ -108,6 +108,18 @@ def test_floats_and_wide_integers_outside_of_the_documented_range_are_bad():
             decode_image(encoded(Image.fromarray(values), "TIFF"))
 
 
+def test_big_endian_sixteen_bits():
+    image = Image.frombytes("I;16B", (3, 1), np.array([[0, 300, 65535]], dtype=">u2").tobytes())
+    assert decode_image(encoded(image, "TIFF"))[0, :, 0].tolist() == [0, 1, 255]
+
+
+def test_jpegs_of_cameras_with_several_pictures():
+    first, second = (Image.new("RGB", (16, 16), c) for c in ("red", "blue"))
+    data = encoded(first, "MPO", save_all=True, append_images=[second])
+    assert data[:2] == b"\xff\xd8"  # to everybody else, a JPEG
+    assert decode_image(data)[0, 0, 0] > 240
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF"])
 def test_animations_give_their_first_frame(format):
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]

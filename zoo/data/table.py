@@ -105,9 +105,14 @@ def _labels(
         given = [c.name for c in model if c.name in table.columns] if len(model) > 1 or _has(table, model) else ()
     columns = _text(table, [_named(table, n, "label") for n in given] or _find_labels(table, taken))
     tasks = {c.name: c.kind for c in model or ()}
-    if len(columns) > 1 and task in (None, "multilabel") and not tasks and all(map(flags_only, columns.values())):
+    if (
+        len(columns) > 1
+        and task in (None, "multilabel")
+        and not tasks
+        and all(_plain(c) and flags_only(c) for c in columns.values())
+    ):
         return {MERGED: "multilabel"}, {MERGED: merge_flags(columns)}
-    read = {name: interpret(cells, tasks.get(name, task)) for name, cells in columns.items()}
+    read = {name: _interpret(cells, tasks.get(name, task)) for name, cells in columns.items()}
     return {n: kind for n, (kind, _) in read.items()}, {n: values for n, (_, values) in read.items()}
 
 
@@ -133,15 +138,20 @@ def _plain(cells: Sequence[Any]) -> bool:
     return all(c is None or isinstance(c, str) for c in cells)
 
 
-def _text(table: Cells, names: Sequence[str]) -> dict[str, Sequence[str | None]]:
-    """The label columns as text; lists of names (parquet) become names with separators."""
-    found: dict[str, Sequence[str | None]] = {}
-    for name in names:
-        cells = [";".join([*map(str, c), ""]) if isinstance(c, list) else c for c in table.columns[name]]
-        if not _plain(cells):
+def _text(table: Cells, names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """The label columns: text, or lists of names (parquet)."""
+    found: dict[str, Sequence[Any]] = {name: table.columns[name] for name in names}
+    for name, cells in found.items():
+        if not _plain([c for c in cells if not isinstance(c, list)]):
             raise DataError(f"column {name!r} holds neither text nor numbers", hint="name another with --label-column")
-        found[name] = cells
     return found
+
+
+def _interpret(cells: Sequence[Any], task: str | None) -> tuple[str, list[Raw]]:
+    """As :func:`zoo.data.kinds.interpret`; lists of names are multilabel without any separator."""
+    if any(isinstance(c, list) for c in cells):
+        return "multilabel", [frozenset(map(str, c)) if isinstance(c, list) else None for c in cells]
+    return interpret(cells, task)
 
 
 def _images(folder: Path, table: Cells, column: str) -> tuple[list[Any], list[str], list[int]]:
