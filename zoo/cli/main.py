@@ -11,8 +11,7 @@ import sys
 from typing import Any
 
 import click
-from zoo_registry import UsageError, ZooError
-from zoo_registry.errors import did_you_mean
+from zoo_registry.errors import UsageError, ZooError, did_you_mean
 
 import zoo
 
