@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -269,6 +270,40 @@ def test_a_revision_that_was_tampered_with_is_refused(hub, bundle, harm):
     harm(hub.pull("me/x").path)
     with pytest.raises(IntegrityError):
         FolderHub(hub.root).pull("me/x")
+
+
+def test_content_that_was_swapped_with_its_record_is_refused(hub, bundle):
+    pushed = hub.push(bundle, "me/x", message="first")
+    version = hub.pull("me/x").path.parent
+    record = json.loads((version / "commit.json").read_text())
+    write_bundle(bundle, seed=1)
+    for path, data in contents(bundle).items():
+        (version / "files" / path).unlink()
+        (version / "files" / path).write_bytes(data)
+        record["files"][path] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (version / "commit.json").write_text(json.dumps(record))
+    with pytest.raises(IntegrityError, match="does not fit its revision id"):
+        hub.pull("me/x", pushed.revision)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads the names of open files from /proc")
+def test_everything_is_on_the_disk_before_it_is_visible(hub, bundle, monkeypatch):
+    fsync, rename, flushed, seen = os.fsync, os.rename, set(), []
+
+    def noted(handle):
+        flushed.add(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    def checked(source, target):
+        everything = {str(p) for p in (Path(source), *Path(source).rglob("*"))}
+        seen.append(everything - flushed)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "rename", checked)
+    hub.push(bundle, "me/x", message="first")
+    assert seen == [set()]
+    assert str(hub.root / "me/x/versions") in flushed  # and the name itself, afterwards
 
 
 def test_one_file_is_found_pinned_and_verified(hub, bundle):

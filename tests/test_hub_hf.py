@@ -169,6 +169,20 @@ def test_a_push_that_fails_leaves_the_head_as_it_was(loopback, connect, bundle, 
     assert hub.push(bundle, "me/x", message="second").created  # and it can be repeated
 
 
+def test_a_push_that_did_not_arrive_whole_is_told(loopback, connect, bundle, monkeypatch):
+    server = loopback()
+    hub, make_commit = connect(server), server.store.make_commit
+
+    def garbled(repo, files, *rest):
+        if "config.json" in files:
+            files = {**files, "config.json": server.store.put_blob(repo, b"garbled")}
+        return make_commit(repo, files, *rest)
+
+    monkeypatch.setattr(server.store, "make_commit", garbled)
+    with pytest.raises(IntegrityError, match=r"config.json did not arrive whole"):
+        hub.push(bundle, "me/x", message="first")
+
+
 def test_a_card_that_the_hub_refuses_is_a_data_error(loopback, connect, bundle):
     server = loopback()
     hub = connect(server)
