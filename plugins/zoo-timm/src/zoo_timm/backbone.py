@@ -28,7 +28,7 @@ from zoo_registry import (
 
 from zoo_timm.blocks import group_blocks
 from zoo_timm.exporting import classifier_tensors, make_config, plain_tensors
-from zoo_timm.features import extract, pyramid
+from zoo_timm.features import extract, pyramid, traced_linears
 from zoo_timm.loading import file_shapes, recorded_load, report
 from zoo_timm.options import TimmOptions
 from zoo_timm.recipe import Recipe, make_recipe
@@ -107,16 +107,9 @@ class TimmBackbone(nn.Module):
         Found with one pass over an image of zeros: some attentions take ``layer.weight`` and never call the layer,
         so that an adapter wrapped around it would do nothing.
         """
-        called: set[nn.Module] = set()
-        linears = {module: name for name, module in self.named_modules() if isinstance(module, nn.Linear)}
-        hooks = [module.register_forward_hook(lambda m, _args, _out: called.add(m)) for module in linears]
-        try:
-            with torch.no_grad(), _evaluating(self):
-                self(self._blank())
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return tuple(name for module, name in linears.items() if module in called)
+        with torch.no_grad(), _evaluating(self), traced_linears(self.model) as called:
+            self(self._blank())
+        return tuple(PREFIX + name for name in called)
 
     def native_head(self) -> nn.Linear:
         """The pretrained classifier in the weights file, as a linear layer from the pooled features.
@@ -188,7 +181,11 @@ class TimmBackbone(nn.Module):
         with recorded_load() as taken:
             model = _guarded(recipe, weights, overlay=overlay)
         found = report(
-            model, weights, taken, classifiers=recipe.classifiers, native_shapes=lambda: _shapes(recipe.at_native_input())
+            model,
+            weights,
+            taken,
+            classifiers=recipe.classifiers,
+            native_shapes=lambda: _shapes(recipe.at_native_input()),
         )
         _refuse_gaps(recipe, model, weights, found)
         self.load_report = LoadReport(
@@ -246,7 +243,7 @@ def _refuse_gaps(recipe: Recipe, model: nn.Module, weights: Path, found: LoadRep
     gaps = [n for n in found.initialised if state[n].is_floating_point() and not n.startswith(stems)]
     if gaps:
         raise IntegrityError(
-            f"weights file '{weights.name}' does not fit '{recipe.name}': it lacks {len(gaps)} tensors, first '{gaps[0]}'",
+            f"weights file '{weights.name}' does not fit '{recipe.name}': it lacks {len(gaps)} tensors ('{gaps[0]}')",
             "give the file of this backbone",
         )
 

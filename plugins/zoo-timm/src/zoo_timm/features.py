@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 PYRAMID_LEVELS = 4
@@ -50,14 +51,15 @@ def pyramid(model: nn.Module, x: Tensor) -> list[Tensor]:
     Raises:
         ValueError: the model returns none.
     """
-    maps = model.forward_intermediates(x, indices=_levels(model), intermediates_only=True)  # type: ignore[operator]
+    maps = model.forward_intermediates(x, indices=pyramid_levels(model), intermediates_only=True)  # type: ignore[operator]
     maps = [m[0] if isinstance(m, tuple) else m for m in maps]
     if not maps or any(not isinstance(m, Tensor) or m.ndim != 4 for m in maps):
         raise ValueError(f"{type(model).__name__} has no pyramid of maps")
     return maps
 
 
-def _levels(model: nn.Module) -> list[int] | None:
+def pyramid_levels(model: nn.Module) -> list[int] | None:
+    """Which of timm's feature maps make the pyramid: None for all, one a stage."""
     info = [entry["reduction"] for entry in getattr(model, "feature_info", []) or []]
     if len(info) <= PYRAMID_LEVELS or len(set(map(str, info))) > 1:
         return None
@@ -80,7 +82,27 @@ def _grid(count: int, height: int, width: int) -> tuple[int, int]:
 
 
 def _shaped(features: Any, ndim: int, kind: str) -> Tensor:
-    if not isinstance(features, torch.Tensor) or features.ndim != ndim:
+    if not isinstance(features, Tensor) or features.ndim != ndim:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"no {kind} features: the model returns {shape}")
     return features
+
+
+@contextlib.contextmanager
+def traced_linears(model: nn.Module) -> Iterator[list[str]]:
+    """Within, collects the names of linear layers that are reached through their own ``forward``.
+
+    Some attentions take ``layer.weight`` and never call the layer: an adapter wrapped around it would do nothing.
+    """
+    called: list[str] = []
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, _output: None if name in called else called.append(name)
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in linears.items()]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -95,15 +95,12 @@ def make_recipe(spec: BackboneSpec, options: TimmOptions, image: ImageInput) -> 
             f"timm {timm.__version__} has no architecture '{architecture}' (backbone '{spec.name}')",
             "pip install -U timm",
         )
-    known = timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture, allow_unregistered=True)
-    if tag and known is None:
-        raise PluginError(f"timm {timm.__version__} has no tag '{tag}' of '{architecture}'", "pip install -U timm")
+    config = _config(spec, architecture, tag)
     native = spec.input
     if not isinstance(native, ImageInput):
         raise UsageError(f"'{spec.name}' is no image backbone, and timm has no others")
     _check_input(spec, native, image)
     arguments = dict(spec.extra.get("kwargs", {}))
-    config = known.to_dict() if known is not None else {}
     if image.channels != native.channels:
         arguments["in_chans"] = image.channels
     if "img_size" in arguments or config.get("fixed_input_size"):
@@ -123,6 +120,18 @@ def make_recipe(spec: BackboneSpec, options: TimmOptions, image: ImageInput) -> 
         training=training,
         config=config,
     )
+
+
+def _config(spec: BackboneSpec, architecture: str, tag: str) -> dict[str, Any]:
+    """timm's ``pretrained_cfg`` of the tag as a dictionary, empty where timm has none."""
+    try:
+        known = timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
+    except RuntimeError as error:  # the architecture is there, the tag is not
+        raise PluginError(
+            f"timm {timm.__version__} has no tag '{tag}' of '{architecture}' (backbone '{spec.name}')",
+            "pip install -U timm",
+        ) from error
+    return known.to_dict() if known is not None else {}
 
 
 def _check_input(spec: BackboneSpec, native: ImageInput, image: ImageInput) -> None:
