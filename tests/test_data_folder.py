@@ -114,6 +114,13 @@ def test_other_files_are_counted_by_suffix(tmp_path, caplog):
     assert "hidden" not in data.notes[0]
 
 
+def test_unbalanced_classes_are_a_note(tmp_path):
+    root = folder(tmp_path, {"common": 50, "rare": 2})
+    (note,) = open_data(root).notes
+    assert "40 samples of 'common', 2 of 'rare'" in note
+    assert not open_data(root, labels_per_class=5).notes
+
+
 def test_links_are_followed_inside_and_counted_outside(tmp_path):
     root = folder(tmp_path / "data", {"a": 5, "b": 5})
     outside = folder(tmp_path / "outside", {"more": 2})
@@ -208,10 +215,16 @@ def test_wrong_usage(tmp_path, monkeypatch, data, options, hint):
     assert hint in caught.value.hint
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
-def test_no_permission(tmp_path):
+def test_no_permission(tmp_path, monkeypatch):
     folder(tmp_path, {"a": 2, "b": 2})
-    (tmp_path / "b").chmod(0)
+    scandir = os.scandir
+
+    def refuse(path):  # root may read everything, so the mode of the folder would not do
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="'b' cannot be read"):
         open_data(tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -129,6 +130,14 @@ def test_a_killed_worker_stops_the_run_with_a_hint(split):
     assert "--workers" in caught.value.hint
 
 
+def test_what_a_worker_needs_survives_pickling(split):
+    """Not every system forks."""
+    loader = ViewLoader(split, image_views(FACTS, "strong"), seed=5)
+    split.read(0)
+    maker = pickle.loads(pickle.dumps(loader._loader.dataset))
+    same([maker[(0, [(0, 7), (1, 8)])]], list(loader.batches([[(0, 7), (1, 8)]])))
+
+
 def test_in_order_reads_everything_once(split):
     plan = in_order(len(split), 8)
     assert [len(b) for b in plan] == [8, 8, 5]
@@ -155,6 +164,8 @@ def test_small_data_is_decoded_once_and_the_memory_is_bounded():
     split = Split(name="train", ids=list("abc"), sources=[0, 1, 2], sizes=[0] * 3, decoder=decoder, cache_bytes=650)
     for _ in range(3):
         assert [np.array_equal(split.read(i), photo(10, 10, i)) for i in range(3)] == [True] * 3
+    split.read(0)[:] = 7
+    assert split.read(0).std() > 7  # what a caller does to its pixels stays with the caller
     assert calls == [0, 1, 2, 2, 2]  # two of 300 bytes fit
 
 

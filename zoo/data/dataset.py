@@ -87,17 +87,19 @@ class Split:
             raise BadSample(reason_of(error)) from error
 
     def read(self, index: int) -> Any:
-        """The decoded sample, uint8 [H, W, C] for images; the first ``cache_bytes`` of them are remembered.
+        """The decoded sample, uint8 [H, W, C] for images, in memory of the caller's own.
+
+        The first ``cache_bytes`` of them are remembered.
 
         Raises:
             BadSample: with the reason.
         """
         if index in self._cache:
-            return self._cache[index]
+            return self._cache[index].copy()
         value = self.decoder(self.source(index))
         size = getattr(value, "nbytes", None)
         if size is not None and self._cached + size <= self.cache_bytes:
-            self._cache[index] = value
+            self._cache[index] = value.copy()
             self._cached += size
         return value
 

@@ -177,4 +177,4 @@ def array_pixels(source: Any) -> np.ndarray:
         raise BadSample("no pixels")
     if values.dtype != np.uint8:
         values = scale_to_bytes(values)
-    return np.ascontiguousarray(np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values)
+    return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else np.array(values, order="C")

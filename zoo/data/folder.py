@@ -126,10 +126,11 @@ def read_folder(root: Path, *, follow_links: bool = False) -> Records:
         rows += [(f, split or None, nfc(os.path.basename(c))) for c in classes for f in scanner.images(c)]
     if not rows:
         raise _nothing(root, scanner)
+    start = len(os.path.join(root, ""))
     return Records(
         form="folder",
         name=os.path.basename(os.path.realpath(root)),
-        ids=[os.path.relpath(f.path, root).replace(os.sep, "/") for f, _, _ in rows],
+        ids=[f.path[start:].replace(os.sep, "/") for f, _, _ in rows],
         sources=[f.path for f, _, _ in rows],
         sizes=[f.size for f, _, _ in rows],
         splits=[s or "" for _, s, _ in rows] if splits else None,

@@ -9,6 +9,7 @@ import numpy as np
 from zoo_registry.building import TASKS, Column
 from zoo_registry.errors import DataError, UsageError
 
+from zoo.data.dataset import Split
 from zoo.data.names import listing, natural_sorted, nfc, refuse_twins
 from zoo.data.records import Raw, Records
 
@@ -136,7 +137,7 @@ def _floats(records: Records, column: Column) -> np.ndarray:
     return out
 
 
-def missing_note(records: Records) -> list[str]:
+def missing_notes(records: Records) -> list[str]:
     """A line a column with labels missing: how many, where first."""
     notes = []
     for name, values in records.values.items():
@@ -144,4 +145,22 @@ def missing_note(records: Records) -> list[str]:
         if blank:
             first = records.place(blank[0])
             notes.append(f"{len(blank)} of {len(values)} labels missing in {name!r} (first at {first})")
+    return notes
+
+
+IMBALANCE = 20
+"""A class with so many times the samples of another is worth a note."""
+
+
+def imbalance_notes(train: Split | None) -> list[str]:
+    """A line a column of which one class has :data:`IMBALANCE` times the samples of another, or more."""
+    notes = []
+    for column in train.columns if train else ():
+        counts = {c: n for c, n in train.class_counts(column.name).items() if n} if train and column.classes else {}
+        if counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
+            most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+            notes.append(
+                f"classes of {column.name!r} are unbalanced: {counts[most]} samples of {most!r}, {counts[least]} of "
+                f"{least!r}; look at macro F1 rather than accuracy"
+            )
     return notes

@@ -10,6 +10,8 @@ from zoo_registry.errors import DataError
 
 _DIGITS = re.compile(r"(\d+)")
 
+SPLITS = ("train", "val", "test")
+
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -25,7 +27,7 @@ SPLIT_NAMES = {
 
 def nfc(text: str) -> str:
     """The text in Unicode form NFC, which is how class names and sample ids are compared and stored."""
-    return unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
