@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -88,7 +88,7 @@ def _split_indices(
     return found
 
 
-def _group(records: Records) -> Callable[[int], Hashable]:
+def _group(records: Records) -> Callable[[int], Any]:
     """Index -> stratum: the label of the first classification column; one stratum where there is none."""
     name = next((n for n, kind in records.kinds.items() if kind == "classification"), None)
     labels = records.values[name] if name is not None else [None] * len(records.ids)
