@@ -1,23 +1,18 @@
-"""The folder hub: round trips, immutability, conflicts, damage, and being killed at every write."""
+"""The folder hub: round trips, immutability, conflicts, and being killed at every write."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import shutil
 import stat
 from pathlib import Path
 
 import pytest
-from hub_fixtures import contents, flip, run_python, start_python, write_bundle, write_manifest
-from zoo_registry.errors import ConflictError, DataError, HubError, IntegrityError, UsageError, ZooError
+from hub_fixtures import contents, run_python, start_python, write_bundle
+from zoo_registry.errors import ConflictError, HubError, UsageError
 
-from zoo.hub import open_hub
-from zoo.hub.files import verify_folder
 from zoo.hub.folder import FolderHub
-from zoo.hub.names import check_name, check_path, split_revision
 
 
 @pytest.fixture
@@ -235,144 +230,6 @@ def test_eight_pushing_processes_make_one_lineage_of_whole_revisions(hub, tmp_pa
     assert strays(hub) == []
 
 
-def test_a_damaged_file_is_refused_with_both_hashes(hub, bundle):
-    hub.push(bundle, "me/x", message="first")
-    spot = hub.pull("me/x").path / "model.safetensors"
-    flip(spot)
-    with pytest.raises(IntegrityError, match=r"model.safetensors is damaged: .*[0-9a-f]{64}.*[0-9a-f]{64}") as caught:
-        hub.pull("me/x")
-    assert caught.value.exit_code == 5
-    with pytest.raises(IntegrityError):
-        hub.file("me/x", "model.safetensors")
-
-
-def swap_for_link(folder: Path) -> None:
-    shutil.copy(folder / "config.json", folder.parent / "elsewhere.json")
-    (folder / "config.json").unlink()
-    (folder / "config.json").symlink_to(folder.parent / "elsewhere.json")
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda folder: (folder / "config.json").unlink(),
-        lambda folder: (folder / "extra.json").write_text("{}"),
-        swap_for_link,
-        lambda folder: (folder.parent / "commit.json").write_text("{"),
-        lambda folder: (folder.parent / "commit.json").write_text(
-            (folder.parent / "commit.json").read_text().replace('"size": 2', '"size": 3')
-        ),
-    ],
-    ids=["a file is gone", "a file is new", "a link", "a broken record", "an edited record"],
-)
-def test_a_revision_that_was_tampered_with_is_refused(hub, bundle, harm):
-    hub.push(bundle, "me/x", message="first")
-    harm(hub.pull("me/x").path)
-    with pytest.raises(IntegrityError):
-        FolderHub(hub.root).pull("me/x")
-
-
-def test_content_that_was_swapped_with_its_record_is_refused(hub, bundle):
-    pushed = hub.push(bundle, "me/x", message="first")
-    version = hub.pull("me/x").path.parent
-    record = json.loads((version / "commit.json").read_text())
-    write_bundle(bundle, seed=1)
-    for path, data in contents(bundle).items():
-        (version / "files" / path).unlink()
-        (version / "files" / path).write_bytes(data)
-        record["files"][path] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (version / "commit.json").write_text(json.dumps(record))
-    with pytest.raises(IntegrityError, match="does not fit its revision id"):
-        hub.pull("me/x", pushed.revision)
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads the names of open files from /proc")
-def test_everything_is_on_the_disk_before_it_is_visible(hub, bundle, monkeypatch):
-    fsync, rename, flushed, seen = os.fsync, os.rename, set(), []
-
-    def noted(handle):
-        flushed.add(os.readlink(f"/proc/self/fd/{handle}"))
-        fsync(handle)
-
-    def checked(source, target):
-        everything = {str(p) for p in (Path(source), *Path(source).rglob("*"))}
-        seen.append(everything - flushed)
-        rename(source, target)
-
-    monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr(os, "rename", checked)
-    hub.push(bundle, "me/x", message="first")
-    assert seen == [set()]
-    assert str(hub.root / "me/x/versions") in flushed  # and the name itself, afterwards
-
-
-def test_one_file_is_found_pinned_and_verified(hub, bundle):
-    pushed = hub.push(bundle, "me/x", message="first")
-    file = hub.file("me/x", "model.safetensors")
-    assert file.revision == pushed.revision
-    assert hub.file("me/x", "model.safetensors", pushed.revision, sha256=file.sha256).path == file.path
-    with pytest.raises(IntegrityError, match="f" * 64):
-        hub.file("me/x", "model.safetensors", sha256="f" * 64)
-
-
-@pytest.mark.parametrize(
-    ("ask", "says"),
-    [
-        (lambda hub: hub.info("me/xx"), r"no repo 'me/xx' .*did you mean 'me/x'"),
-        (lambda hub: hub.info("me/x", "feed123"), "has no revision 'feed123'"),
-        (lambda hub: hub.info("me/x", "v1"), "has no revision 'v1'"),
-        (lambda hub: hub.file("me/x", "model.safetensor"), "no file 'model.safetensor'.*did you mean"),
-        (lambda hub: FolderHub("nowhere").models(), "no hub folder at"),
-    ],
-)
-def test_what_is_not_there_is_named_with_what_is(hub, bundle, ask, says):
-    hub.push(bundle, "me/x", message="first")
-    with pytest.raises(HubError) as caught:
-        ask(hub)
-    assert caught.value.exit_code == 4
-    assert_matches(says, caught.value)
-
-
-def assert_matches(says: str, error: ZooError) -> None:
-    import re
-
-    line = f"{error.message} | {error.hint}"
-    assert re.search(says, line), line
-    assert "\n" not in line
-
-
-def add(path, text="x"):
-    def change(folder):
-        (folder / path).write_text(text)
-        write_manifest(folder)
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "says"),
-    [
-        (add("weights.bin"), DataError, "weights.bin"),
-        (add("run.py"), DataError, "run.py"),
-        (lambda folder: (folder / "out.json").symlink_to("/etc/hosts"), DataError, r"out.json \(a link\)"),
-        (lambda folder: (folder / "more").symlink_to("/etc"), DataError, r"more \(a link\)"),
-        (lambda folder: (folder / "late.json").write_text("{}"), IntegrityError, "late.json does not stand in"),
-        (lambda folder: (folder / "config.json").unlink(), IntegrityError, "config.json .* is missing"),
-        (lambda folder: (folder / "config.json").write_text("{}"), IntegrityError, "config.json is damaged"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), IntegrityError, "lists no files"),
-        (shutil.rmtree, DataError, "is not a folder"),
-    ],
-)
-def test_a_folder_that_may_not_be_published_is_refused(hub, bundle, change, error, says):
-    change(bundle)
-    with pytest.raises(error) as caught:
-        hub.push(bundle, "me/x", message="first")
-    assert_matches(says, caught.value)
-    assert not (hub.root / "me/x").exists() or (versions(hub), strays(hub)) == ([], [])
-    with pytest.raises(HubError, match=r"no hub folder|no repo"):
-        hub.info("me/x")
-
-
 def test_hidden_files_stay_at_home(hub, bundle):
     (bundle / ".DS_Store").write_text("x")
     assert ".DS_Store" not in hub.push(bundle, "me/x", message="first").files
@@ -397,39 +254,6 @@ def test_check_push_changes_nothing_and_says_no_early(hub, tmp_path, monkeypatch
         hub.check_push("x")
 
 
-@pytest.mark.parametrize(
-    "name", ["x", "a/b/c", "../x", "a/..", "a/b--c", "a/.b", "a/b.", "a b/c", "", "a/x.git", "é/x"]
-)
-def test_names_that_are_none(name):
-    with pytest.raises(UsageError, match="no repo name"):
-        check_name(name)
-
-
-def test_a_revision_follows_the_at_sign():
-    assert split_revision("me/x") == ("me/x", None)
-    assert split_revision("me/x@v1.0") == ("me/x", "v1.0")
-    for bad in ("me/x@", "me/x@../y", "me/x@a..b", "me/x@-a"):
-        with pytest.raises(UsageError):
-            split_revision(bad)
-
-
-@pytest.mark.parametrize("path", ["", "/etc/x", "../x", "a/../x", "a//b", "C:x", "a\\b", ".git/config", "a/\n", "nul"])
-def test_paths_that_are_not_safe(path):
-    with pytest.raises(IntegrityError):
-        check_path(path)
-
-
-def test_open_hub_reads_the_location(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZOO_HUB", str(tmp_path / "env"))
-    assert open_hub().location == str(tmp_path / "env")
-    assert open_hub(f"file://{tmp_path}/a%20b").location == f"{tmp_path}/a b"
-    assert open_hub("http://127.0.0.1:9").location == "http://127.0.0.1:9"
-    for bad in ("ftp://host/x", "https://user:secret@host"):
-        with pytest.raises(UsageError) as caught:
-            open_hub(bad)
-        assert "secret" not in str(caught.value)
-
-
 def test_the_folder_hub_needs_no_network_library(hub, bundle):
     code = (
         "import sys; from pathlib import Path; from zoo.hub import open_hub; hub = open_hub(sys.argv[1]);"
@@ -437,18 +261,3 @@ def test_the_folder_hub_needs_no_network_library(hub, bundle):
         "print([m for m in ('torch', 'huggingface_hub', 'timm', 'ssl') if m in sys.modules])"
     )
     assert run_python(code, hub.root, bundle).strip() == "[]"
-
-
-def test_a_folder_is_verified_for_reading_through_links_and_without_strangers(bundle, tmp_path):
-    linked = tmp_path / "linked"
-    for path in contents(bundle):
-        (linked / path).parent.mkdir(parents=True, exist_ok=True)
-        (linked / path).symlink_to(bundle / path)
-    (linked / "stranger.py").write_text("")
-    assert set(verify_folder(linked, "it")) == set(contents(bundle)) - {"manifest.json"}
-    flip(bundle / "model.safetensors")
-    with pytest.raises(IntegrityError, match=r"it: model.safetensors is damaged"):
-        verify_folder(linked, "it")
-    (linked / "manifest.json").unlink()
-    with pytest.raises(IntegrityError, match=r"it has no manifest.json"):
-        verify_folder(linked, "it")

@@ -12,11 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save_file
+from zoo_registry.errors import ZooError
 
 TOKEN = "hf_canaryOfMe1234"
 READER = "hf_readerOnly5678"
@@ -86,6 +88,15 @@ def run_python(code: str, *args: object, env: dict[str, str] | None = None) -> s
     return out
 
 
+def one_line(error: ZooError) -> str:
+    """The error as a user sees it; one line, no token in it."""
+    text = f"{error.message} | {error.hint}"
+    assert "\n" not in text
+    assert TOKEN not in text
+    assert READER not in text
+    return text
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A small bundle."""
@@ -112,3 +123,22 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     yield start
     for hub in running:
         hub.stop()
+
+
+@pytest.fixture
+def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """``connect(server, token)``: an HfHub with a cache of its own; waits between tries are noted, not slept."""
+    from zoo.hub import hf_errors, hf_push
+    from zoo.hub.huggingface import HfHub
+
+    waits = []
+    for module in (hf_errors, hf_push):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+    def open_it(server, token=TOKEN, cache="cache", **options):
+        hub = HfHub(getattr(server, "url", server), token=token, cache_dir=tmp_path / cache, **options)
+        hub.waits = waits
+        return hub
+
+    return open_it
