@@ -119,7 +119,7 @@ class TimmBackbone(nn.Module):
         """
         classes, overlay = self._native_classes()
         with recorded_load() as taken:
-            model = _guarded(self.recipe.at_native_input(), self.weights, classes=classes, overlay=overlay)
+            model = _guarded(self.recipe, self.weights, classes=classes, overlay=overlay)
         layer = model.get_submodule(self.recipe.classifiers[0])
         weight, bias = layer.weight, layer.bias
         if f"{self.recipe.classifiers[0]}.weight" not in taken or not isinstance(weight, Tensor):
@@ -170,7 +170,7 @@ class TimmBackbone(nn.Module):
             UsageError: timm has no gradient checkpointing for this architecture.
         """
         try:
-            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
+            self.model.set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:
             raise UsageError(f"'{self.recipe.name}' has no gradient checkpointing") from error
 
@@ -202,12 +202,14 @@ class TimmBackbone(nn.Module):
             raise UsageError(f"'{self.recipe.name}' was built without a pretrained classifier")
         own = int(self.recipe.config.get("num_classes") or 0)
         offset = int(self.recipe.config.get("label_offset") or 0)
-        shape = file_shapes(self.weights).get(f"{self.recipe.classifiers[0]}.weight")
+        shapes = file_shapes(self.weights)
+        channels = _file_channels(self.recipe, shapes)
+        shape = shapes.get(f"{self.recipe.classifiers[0]}.weight")
         if shape is not None and shape[0] != own + offset:  # a file of our own export, with other classes
-            return shape[0], {"num_classes": shape[0], "label_offset": 0}
+            return shape[0], {"num_classes": shape[0], "label_offset": 0, **channels}
         if own == 0:
             raise UsageError(f"the weights of '{self.recipe.name}' hold no classifier")
-        return own, {}
+        return own, channels
 
     def _blank(self) -> Tensor:
         first = next(self.parameters())

@@ -26,7 +26,7 @@ def extract(model: nn.Module, x: Tensor, kind: str) -> Tensor | list[Tensor]:
         return pyramid(model, x)
     if kind == "pooled":
         return _shaped(model(x), 2, kind)
-    features = model.forward_features(x)  # type: ignore[operator]
+    features = model.forward_features(x)
     return _shaped(features, 3, kind) if kind == "tokens" else as_map(model, features, x)
 
 
@@ -51,7 +51,7 @@ def pyramid(model: nn.Module, x: Tensor) -> list[Tensor]:
     Raises:
         ValueError: the model returns none.
     """
-    maps = model.forward_intermediates(x, indices=pyramid_levels(model), intermediates_only=True)  # type: ignore[operator]
+    maps = model.forward_intermediates(x, indices=pyramid_levels(model), intermediates_only=True)
     maps = [m[0] if isinstance(m, tuple) else m for m in maps]
     if not maps or any(not isinstance(m, Tensor) or m.ndim != 4 for m in maps):
         raise ValueError(f"{type(model).__name__} has no pyramid of maps")
@@ -70,7 +70,7 @@ def _channels_last(model: nn.Module, features: Tensor) -> bool:
     if getattr(model, "output_fmt", None) == "NHWC":
         return True
     width = getattr(model, "num_features", None)
-    return features.shape[-1] == width and features.shape[1] != width
+    return bool(features.shape[-1] == width and features.shape[1] != width)
 
 
 def _grid(count: int, height: int, width: int) -> tuple[int, int]:

@@ -103,7 +103,7 @@ def _group(name: str, row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _family(name: str) -> str:
-    return timm.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
+    return str(timm.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2])
 
 
 def refuted(measured: Measurements) -> dict[tuple[Any, ...], set[str]]:

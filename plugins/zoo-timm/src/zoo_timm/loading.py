@@ -58,11 +58,11 @@ def recorded_load() -> Iterator[dict[str, Tensor]]:
                 taken.update(state_dict)
             return original(self, state_dict, *args, **kwargs)
 
-        nn.Module.load_state_dict = record  # type: ignore[method-assign]
+        nn.Module.load_state_dict = record
         try:
             yield taken
         finally:
-            nn.Module.load_state_dict = original  # type: ignore[method-assign]
+            nn.Module.load_state_dict = original
             _log.removeFilter(other_thread)
 
 

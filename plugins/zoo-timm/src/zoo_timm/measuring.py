@@ -140,13 +140,13 @@ def measure_numbers(name: str) -> Measured:
     headless.load_state_dict(state, strict=False)
     found = Measured(parameters=sum(p.numel() for p in headless.parameters()), device="cpu")
     with _noting(found, "classifier"):
-        layer = full.get_classifier()  # type: ignore[operator]
+        layer = full.get_classifier()
         pooled = extract(headless, x, "pooled")
-        logits = nn.functional.linear(pooled, layer.weight.flatten(1), layer.bias)  # type: ignore[arg-type]
+        logits = nn.functional.linear(pooled, layer.weight.flatten(1), layer.bias)
         _require_close(logits, full(x))
         found.capabilities.append("classifier")
     with _noting(found, "map"):
-        if headless.forward_features(x).ndim == 3:  # type: ignore[operator]
+        if headless.forward_features(x).ndim == 3:
             _require_close(extract(headless, x, "map"), _last_map(headless, x))
         found.capabilities.append("map")
     return found
@@ -155,9 +155,9 @@ def measure_numbers(name: str) -> Measured:
 def _last_map(model: nn.Module, x: Tensor) -> Any:
     """timm's own map of the last stage, normalised where timm can."""
     try:
-        return model.forward_intermediates(x, norm=True, intermediates_only=True)[-1]  # type: ignore[operator]
+        return model.forward_intermediates(x, norm=True, intermediates_only=True)[-1]
     except AssertionError:  # "normalization of features not supported": then there is none to apply
-        return model.forward_intermediates(x, intermediates_only=True)[-1]  # type: ignore[operator]
+        return model.forward_intermediates(x, intermediates_only=True)[-1]
 
 
 def _require_close(left: Any, right: Any) -> None:
@@ -184,7 +184,9 @@ def _measure(name: str, device: str) -> Measured:
 def _measure_others(probe: Probe, model: nn.Module, features: Any, found: Measured) -> None:
     """Classifier, channels and image sizes. One more model is tried for all three; where it fails, one for each."""
     state, sizes = model.state_dict(), other_sizes(probe, model)
-    resize = [{"img_size": size} for size in sizes] if probe.config.get("fixed_input_size") else [{}, {}]
+    resize: list[dict[str, Any]] = (
+        [{"img_size": size} for size in sizes] if probe.config.get("fixed_input_size") else [{}, {}]
+    )
     both: nn.Module | None = None
     with contextlib.suppress(Exception):
         both = probe.create(PROBE_CLASSES, weights=state, in_chans=CHANNELS, **resize[1])
@@ -228,15 +230,15 @@ def _measure_widths(model: nn.Module, x: Tensor, found: Measured) -> Any:
 def _pass(model: nn.Module, x: Tensor, found: Measured) -> tuple[Any, list[Tensor], Any]:
     """Last features, maps of the stages, pooled features: in one forward pass where timm's methods allow it."""
     try:
-        features, maps = model.forward_intermediates(x, indices=pyramid_levels(model))  # type: ignore[operator]
+        features, maps = model.forward_intermediates(x, indices=pyramid_levels(model))
         levels = [m[0] if isinstance(m, tuple) else m for m in maps]
-        return features, levels, model.forward_head(features)  # type: ignore[operator]
+        return features, levels, model.forward_head(features)
     except Exception:  # a model that goes its own way is asked for each kind on its own
         features, levels, pooled = None, [], None
     with _noting(found, "pooled"):
         pooled = extract(model, x, "pooled")
     with _noting(found, "map"):
-        features = model.forward_features(x)  # type: ignore[operator]
+        features = model.forward_features(x)
     with _noting(found, "pyramid"):
         levels = list(extract(model, x, "pyramid"))
     return features, levels, pooled
@@ -254,7 +256,7 @@ def _check_classifier(probe: Probe, headless: nn.Module, full: nn.Module, width:
     Raises:
         ValueError: what is different.
     """
-    layer = full.get_classifier()  # type: ignore[operator]
+    layer = full.get_classifier()
     if not isinstance(layer, nn.Linear) and not (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
         raise ValueError(f"the classifier is {type(layer).__name__}")
     if layer.bias is None:
@@ -268,7 +270,7 @@ def _check_classifier(probe: Probe, headless: nn.Module, full: nn.Module, width:
         raise ValueError(f"with classes the model also has {sorted(added)[:3]} and lacks {sorted(gone)[:3]}")
     outputs: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _m, _args, out: outputs.append(out))
-    logits = full.forward_head(features)  # type: ignore[operator]
+    logits = full.forward_head(features)
     handle.remove()
     if len(outputs) != 1 or not (logits is outputs[0] or logits._base is outputs[0]):
         raise ValueError("the logits are not the classifier's output")
@@ -278,18 +280,22 @@ def _check_classifier(probe: Probe, headless: nn.Module, full: nn.Module, width:
 
 def other_sizes(probe: Probe, model: nn.Module) -> list[tuple[int, int]]:
     """A smaller and a larger size, multiples of the coarsest stride."""
-    info = getattr(model, "feature_info", None)
     unit = 32
     with contextlib.suppress(Exception):
-        unit = max(int(entry["reduction"]) for entry in info)  # type: ignore[union-attr]
-    return [tuple(unit * max(2, round(edge * f / unit)) for edge in (probe.height, probe.width)) for f in (0.75, 2)]  # type: ignore[misc]
+        unit = max(int(entry["reduction"]) for entry in model.feature_info)
+
+    def scaled(factor: float) -> tuple[int, int]:
+        height, width = (unit * max(2, round(edge * factor / unit)) for edge in (probe.height, probe.width))
+        return height, width
+
+    return [scaled(0.75), scaled(2)]
 
 
 def _has_matcher(model: nn.Module) -> bool:
     from timm.models import group_parameters
 
     try:
-        return bool(group_parameters(model, model.group_matcher(coarse=False)))  # type: ignore[operator]
+        return bool(group_parameters(model, model.group_matcher(coarse=False)))
     except Exception:  # any failure of a third party's matcher means the fallback
         return False
 
