@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +14,15 @@ from zoo_registry import (
     Column,
     Entry,
     HeadSpec,
-    ImageInput,
     Input,
     IntegrityError,
     LoadReport,
     Registry,
-    UsageError,
     ZooError,
 )
 from zoo_registry.options import parse_options
 
+from zoo.assembly.fit import check_fit, resolve_input
 from zoo.assembly.model import TransferModel
 from zoo.assembly.weights import locate_weights
 from zoo.keys import key
@@ -86,6 +84,7 @@ def assemble_model(
     head_options: Mapping[str, Any] | None = None,
     pretrained: bool = True,
     weights: Path | None = None,
+    pinned: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     in_chans: int | None = None,
     seed: int = 0,
@@ -102,10 +101,11 @@ def assemble_model(
         backbone_options, head_options: values for the specs' options.
         pretrained: False leaves the backbone random, as drawn by ``seed``.
         weights: a local safetensors file in place of the spec's own weights.
+        pinned: the weights that an earlier run took, ``recipe.weights``: the same commit is taken again.
         image_size: height and width in pixels, where the backbone takes another than its own.
         in_chans: input channels, likewise.
         seed: of whatever is newly initialised.
-        device: where the model is built.
+        device: where the model ends up; it is built on the CPU, so that random weights are the same everywhere.
         hub, offline: as in :func:`zoo.assembly.weights.locate_weights`.
 
     Raises:
@@ -120,7 +120,7 @@ def assemble_model(
     given = resolve_input(backbone_entry, image_size, in_chans)
     located = None
     if pretrained and weights is None:
-        located = locate_weights(backbone_entry, registry, hub=hub, offline=offline)
+        located = locate_weights(backbone_entry, registry, pinned=pinned, hub=hub, offline=offline)
     path = located.path if located else weights
     state = torch.random.get_rng_state()
     try:
@@ -149,62 +149,6 @@ def assemble_model(
         weights=located.source if located else ({"kind": "file"} if path else None),
         report=report if path is not None else None,
     )
-
-
-def check_fit(backbone: Entry[BackboneSpec], head: Entry[HeadSpec], columns: tuple[Column, ...]) -> str:
-    """The kind of features that joins the two.
-
-    Raises:
-        UsageError: the head does not serve the columns, or wants features or capabilities that the backbone lacks.
-    """
-    wrong = [f"{c.name} ({c.kind})" for c in columns if c.kind not in head.spec.tasks]
-    if wrong:
-        raise UsageError(
-            f"head {head.name} is for {', '.join(head.spec.tasks)}, the data has {', '.join(wrong)}",
-            hint="zoo list heads shows the task of each",
-        )
-    missing = sorted(head.spec.needs - backbone.spec.capabilities)
-    if missing:
-        raise UsageError(
-            f"head {head.name} needs {', '.join(missing)}, which backbone {backbone.name} does not have",
-            hint=f"zoo list backbones --capability {missing[0]}",
-        )
-    common = [kind for kind in head.spec.features if kind in backbone.spec.features]
-    if not common:
-        raise UsageError(
-            f"head {head.name} takes {' or '.join(head.spec.features)} features, "
-            f"backbone {backbone.name} gives {', '.join(backbone.spec.features)}",
-            hint="zoo list heads shows what each takes",
-        )
-    return common[0]
-
-
-def resolve_input(entry: Entry[BackboneSpec], image_size: int | None, in_chans: int | None) -> Input:
-    """The backbone's input with the user's image size and channels put in.
-
-    Raises:
-        UsageError: the backbone takes neither another size nor other channels, or no images at all.
-    """
-    given = entry.spec.input
-    if image_size is None and in_chans is None:
-        return given
-    if not isinstance(given, ImageInput):
-        raise UsageError(f"{entry.name} takes {given.kind}, so --image-size and --in-chans do not apply")
-    changes: dict[str, Any] = {}
-    if image_size is not None and (image_size, image_size) != given.size:
-        if "image_size" not in entry.spec.capabilities:
-            raise UsageError(f"{entry.name} takes images of {given.size[0]} px alone, not {image_size}")
-        changes["size"] = (image_size, image_size)
-    if in_chans is not None and in_chans != given.channels:
-        if "in_chans" not in entry.spec.capabilities:
-            raise UsageError(f"{entry.name} takes {given.channels} channels alone, not {in_chans}")
-        changes |= {"channels": in_chans, "mean": _spread(given.mean, in_chans), "std": _spread(given.std, in_chans)}
-    return dataclasses.replace(given, **changes)
-
-
-def _spread(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Per-channel statistics for another number of channels: their mean, repeated."""
-    return (sum(values) / len(values),) * channels
 
 
 def _build(entry: Entry[Any], options: Any, **arguments: Any) -> nn.Module:
