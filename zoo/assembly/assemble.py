@@ -126,7 +126,7 @@ def assemble_model(
     try:
         torch.default_generator.manual_seed(key(seed, "assembly", "backbone"))
         module = _build(
-            backbone_entry, parsed_backbone, input=given, features=features, weights=path, device=device, dtype=None
+            backbone_entry, parsed_backbone, input=given, features=features, weights=path, device="cpu", dtype=None
         )
         torch.default_generator.manual_seed(key(seed, "assembly", "head"))
         head_module = _build(head_entry, parsed_head, width=spec.features[features], targets=columns)
