@@ -193,6 +193,8 @@ def test_images_without_class_folders(tmp_path):
     [
         ("pts", {}, "did you mean 'pets'"),
         ("file.bin", {}, "folder or .csv"),
+        ("pets.csv", {"label_columns": ["x"]}, "did you mean 'pets'"),
+        ("digits:", {"image_column": "x"}, "leave it out"),
         ("nowhere:thing", {}, "digits:"),
         ("digit:", {}, "did you mean 'digits'"),
         ("digits:?labels=x", {}, "digits:?labels=5"),
@@ -239,6 +241,18 @@ def test_a_trained_model_holds_data_to_its_label_map(tmp_path):
         open_data(folder(tmp_path / "more", {"a": 2, "b": 2, "c": 2, "d": 1}), labels=model, split="all")
     only_test = open_data(folder(tmp_path / "test-only", {"test/a": 1, "test/b": 1, "test/c": 1}), labels=model)
     assert list(only_test.splits) == ["test"]
+
+
+def test_new_data_without_splits_is_evaluated_whole(tmp_path):
+    seen = open_data(folder(tmp_path / "seen", {"a": 10, "b": 10}))
+    options = {"labels": seen.columns, "trained_on": seen.fingerprint}
+    assert open_data(tmp_path / "seen", **options).evaluation.ids == seen.splits["val"].ids
+    new = open_data(folder(tmp_path / "new", {"a": 4, "b": 5}), **options)
+    assert list(new.splits) == ["all"]
+    assert len(new.evaluation) == 9
+    assert new.description["samples"] == {"all": 9}
+    split = open_data(folder(tmp_path / "split", {"train/a": 5, "train/b": 5, "val/a": 1, "val/b": 1}), **options)
+    assert len(split.evaluation) == 2
 
 
 def test_equal_files_in_train_and_val_are_a_warning(tmp_path, caplog):

@@ -24,7 +24,7 @@ class BadSamples:
 
     Args:
         total: number of samples of the data that the limit is a share of.
-        max_bad: a share below 1 of ``total`` (rounded down), or a count; None for no limit (evaluation).
+        max_bad: a share of ``total`` below 1 (rounded down), or a count from 1 on; None for no limit (evaluation).
     """
 
     def __init__(self, total: int, max_bad: float | None = 0.01) -> None:

@@ -13,40 +13,29 @@ from zoo.data.dataset import Dataset, Split
 from zoo.data.drawing import draw_count, draw_share, strata
 from zoo.data.labels import check_splits, columns_of, encode, imbalance_notes, missing_notes
 from zoo.data.names import SPLITS, natural_key
-from zoo.data.records import Records
+from zoo.data.records import Records, Selection
 
 
-def build(
-    records: Records,
-    *,
-    seed: int,
-    val_fraction: float,
-    labels: tuple[Column, ...] | None,
-    split: str | None,
-    labels_per_class: int | None,
-) -> Dataset:
-    """Draw, check and encode what a source has listed; the arguments are those of :func:`zoo.data.open_data`.
+def build(records: Records, selection: Selection) -> Dataset:
+    """Draw, check and encode what a source has listed.
 
     Raises:
-        UsageError, DataError: see there.
+        UsageError, DataError: see :func:`zoo.data.open_data`.
     """
     fingerprint = records.fingerprint()
-    if labels is not None:
-        records = _rename_column(records, labels)
-    drawn: dict[str, Any] = {}
-    indices = _split_indices(records, split, labels is not None, seed, val_fraction, drawn)
-    given = dict(indices)  # as the data has them, before anything was drawn
-    if "val_fraction" in drawn:
-        given["train"] = sorted([*given["train"], *given.pop("val")])
-    columns = labels if labels is not None else columns_of(records, given.get("train") or given["all"])
-    check_splits(records, columns, given, held=labels is not None)
-    if labels_per_class is not None and "train" in indices:
-        group = _group(records)
-        kept = draw_count(strata(indices["train"], group).values(), records.ids, labels_per_class, seed)
+    if selection.labels is not None:
+        records = _rename_columns(records, selection.labels)
+        if records.splits is None and selection.split is None and selection.trained_on not in (None, fingerprint):
+            selection = replace(selection, split="all")
+    indices, drawn = _split_indices(records, selection)
+    columns = _checked_columns(records, selection.labels, indices, drawn)
+    if selection.labels_per_class is not None and "train" in indices:
+        rows = strata(indices["train"], _group(records)).values()
+        kept = draw_count(rows, records.ids, selection.labels_per_class, selection.seed)
         indices["train"] = [i for i in indices["train"] if i in kept]
-        drawn |= {"labels_per_class": labels_per_class, "labels_seed": seed}
+        drawn |= {"labels_per_class": selection.labels_per_class, "labels_seed": selection.seed}
     encoded = encode(records, columns)
-    wanted = indices if split is None else {split: indices[split]}
+    wanted = indices if selection.split is None else {selection.split: indices[selection.split]}
     splits = {name: _make_split(records, name, rows, columns, encoded) for name, rows in wanted.items()}
     return Dataset(
         columns=columns,
@@ -59,33 +48,39 @@ def build(
     )
 
 
-def _split_indices(
-    records: Records, split: str | None, given: bool, seed: int, share: float, drawn: dict[str, Any]
-) -> dict[str, list[int]]:
-    """Split name -> indices; fills ``drawn`` where a validation split was drawn."""
+def _checked_columns(
+    records: Records, labels: tuple[Column, ...] | None, indices: Mapping[str, list[int]], drawn: Mapping[str, Any]
+) -> tuple[Column, ...]:
+    """The columns, made from train or given, with every split that the data itself has held to them."""
+    given = dict(indices)
+    if "val_fraction" in drawn:
+        given["train"] = sorted([*given["train"], *given.pop("val")])
+    columns = labels if labels is not None else columns_of(records, given.get("train") or given["all"])
+    check_splits(records, columns, given, held=labels is not None)
+    return columns
+
+
+def _split_indices(records: Records, selection: Selection) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Split name -> indices, and what the description says of a validation split that was drawn."""
     every = sorted(range(len(records.ids)), key=lambda i: natural_key(records.ids[i]))
-    if split == "all":
-        return {"all": every}
+    if selection.split == "all":
+        return {"all": every}, {}
     if records.splits is None:
         found = {"train": every}
     else:
         found = {n: rows for n in SPLITS if (rows := [i for i in every if records.splits[i] == n])}
-    known = ", ".join(found)
+    known, split = ", ".join(found), selection.split
     if split is not None and split not in found and not (split == "val" and "train" in found):
         raise UsageError(f"the data has no {split} split, only {known}", hint="split 'all' takes every sample")
-    if "train" not in found:
-        if given:
-            return found
-        raise DataError(f"the data has no train split, only {', '.join(found)}", hint="add one, or give a plain folder")
-    if "val" not in found:
-        val = draw_share(strata(found["train"], _group(records)).values(), records.ids, share, seed)
-        drawn |= {"val_fraction": share, "val_seed": seed}
-        found = {
-            "train": [i for i in found["train"] if i not in val],
-            "val": [i for i in found["train"] if i in val],
-            **{n: rows for n, rows in found.items() if n == "test"},
-        }
-    return found
+    if "train" not in found and selection.labels is None:
+        raise DataError(f"the data has no train split, only {known}", hint="add one, or give a plain folder")
+    if "train" not in found or "val" in found:
+        return found, {}
+    groups = strata(found["train"], _group(records)).values()
+    val = draw_share(groups, records.ids, selection.val_fraction, selection.seed)
+    train = found.pop("train")
+    parts = {"train": [i for i in train if i not in val], "val": [i for i in train if i in val]}
+    return parts | found, {"val_fraction": selection.val_fraction, "val_seed": selection.seed}
 
 
 def _group(records: Records) -> Callable[[int], Any]:
@@ -95,7 +90,7 @@ def _group(records: Records) -> Callable[[int], Any]:
     return lambda index: labels[index]
 
 
-def _rename_column(records: Records, labels: tuple[Column, ...]) -> Records:
+def _rename_columns(records: Records, labels: tuple[Column, ...]) -> Records:
     """Match the data's columns with the model's: by name, or one with one.
 
     Raises:

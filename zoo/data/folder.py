@@ -181,4 +181,4 @@ def _nothing(root: Path, scanner: Scanner) -> DataError:
     else:
         message = f"{str(root)!r} has no images"
     hint = f"give the table instead: {tables[0]}" if tables else LAYOUT
-    return DataError(message, hint="set data.follow_links=true if you trust them" if links and not loose else hint)
+    return DataError(message, hint="if you trust them: --set data.follow_links=true" if links and not loose else hint)

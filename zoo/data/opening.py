@@ -16,8 +16,7 @@ from zoo_registry.building import Column
 from zoo_registry.errors import UsageError, did_you_mean
 
 from zoo.data.dataset import Dataset
-from zoo.data.names import SPLITS
-from zoo.data.records import Records
+from zoo.data.records import Records, Selection
 
 log = logging.getLogger("zoo.data")
 
@@ -35,6 +34,7 @@ def open_data(
     seed: int = 0,
     val_fraction: float = 0.2,
     labels: tuple[Column, ...] | None = None,
+    trained_on: str | None = None,
     task: str | None = None,
     split: str | None = None,
     labels_per_class: int | None = None,
@@ -50,6 +50,8 @@ def open_data(
         seed: draws the validation split (where there is none) and ``labels_per_class``.
         val_fraction: share of each class drawn as ``val``, between 0 and 1.
         labels: the columns of a trained model; the data is held to them by name.
+        trained_on: fingerprint of the data that this model saw. Other data that has no splits is opened whole, as the
+            split ``all``; the same data has its validation split drawn again.
         task: ``classification``, ``multilabel`` or ``regression`` for all label columns; None infers it.
         split: open this split alone: ``train``, ``val``, ``test``, or ``all`` for every sample with nothing drawn.
         labels_per_class: keep so many train samples a class (of the first classification column).
@@ -63,23 +65,19 @@ def open_data(
         UsageError: no such path, scheme, column, split, or a value out of range.
         DataError: the data is there but cannot be used.
     """
-    if not 0 < val_fraction < 1:
-        raise UsageError(f"val_fraction={val_fraction} is out of range", hint="it lies between 0 and 1, e.g. 0.2")
-    if split not in (None, "all", *SPLITS):
-        raise UsageError(f"unknown split {split!r}", hint=f"one of {', '.join(SPLITS)}, all")
-    if labels_per_class is not None and labels_per_class < 1:
-        raise UsageError(f"labels_per_class={labels_per_class} is out of range", hint="it is 1 or more")
     if isinstance(data, (str, Path)) and (options := _digits_options(data)) is not None:
         seed, labels_per_class = options.get("seed", seed), options.get("labels", labels_per_class)
+    selection = Selection(
+        seed=seed, val_fraction=val_fraction, labels=labels, trained_on=trained_on, split=split,
+        labels_per_class=labels_per_class,
+    )  # fmt: skip
     records = read_records(
         data, image_column=image_column, label_columns=tuple(label_columns), split_column=split_column,
         task=task, labels=labels, follow_links=follow_links,
     )  # fmt: skip
     from zoo.data.building import build
 
-    dataset = build(
-        records, seed=seed, val_fraction=val_fraction, labels=labels, split=split, labels_per_class=labels_per_class
-    )
+    dataset = build(records, selection)
     if check_leaks and len(dataset.splits) > 1:
         from zoo.data.leaks import leak_notes
 
@@ -131,18 +129,19 @@ def read_records(
             label_columns=label_columns,
             split_column=split_column,
         )
+    scheme = None if path.exists() else _SCHEME.match(str(data))
+    if not path.is_dir() and scheme is None:
+        raise _no_data(path)
     given = [f"--{name.replace('_columns', '_column').replace('_', '-')}" for name, value in columns.items() if value]
     if given:
         raise UsageError(f"{given[0]} belongs to a table, but {str(data)!r} is none", hint="leave it out")
-    if path.is_dir():
-        if task not in (None, "classification"):
-            raise UsageError(f"class folders carry no {task} targets", hint="give a table: zoo finetune DATA.csv")
-        from zoo.data.folder import read_folder
+    if scheme is not None:
+        return _read_scheme(scheme[1], str(data))
+    if task not in (None, "classification"):
+        raise UsageError(f"class folders carry no {task} targets", hint="give a table: zoo finetune DATA.csv")
+    from zoo.data.folder import read_folder
 
-        return read_folder(path, follow_links=follow_links)
-    if not path.exists() and (match := _SCHEME.match(str(data))):
-        return _read_scheme(match[1], str(data))
-    raise _no_data(path)
+    return read_folder(path, follow_links=follow_links)
 
 
 def _read_scheme(scheme: str, text: str) -> Records:

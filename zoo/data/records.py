@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoo_registry.building import Column
+from zoo_registry.errors import UsageError
+
 from zoo.data.dataset import digest
 from zoo.data.decode import decode_image
-from zoo.data.names import nfc
+from zoo.data.names import SPLITS, nfc
 
 Raw = str | float | frozenset[str] | dict[str, float | None] | None
 """A label as read: a class name, a number, the set of names that apply, or name -> 0/1/None; None where missing."""
@@ -69,6 +72,30 @@ class Records:
             for i in order
         )
         return digest(["zoo data 1", *columns, *rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which splits are wanted, and how they are drawn; the attributes are arguments of :func:`zoo.data.open_data`.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    seed: int = 0
+    val_fraction: float = 0.2
+    labels: tuple[Column, ...] | None = None
+    trained_on: str | None = None
+    split: str | None = None
+    labels_per_class: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise UsageError(f"val_fraction={self.val_fraction} is out of range", hint="between 0 and 1, e.g. 0.2")
+        if self.split not in (None, "all", *SPLITS):
+            raise UsageError(f"unknown split {self.split!r}", hint=f"one of {', '.join(SPLITS)}, all")
+        if self.labels_per_class is not None and self.labels_per_class < 1:
+            raise UsageError(f"labels_per_class={self.labels_per_class} is out of range", hint="it is 1 or more")
 
 
 def _text(value: Raw) -> str:
