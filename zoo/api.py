@@ -162,7 +162,12 @@ def finetune(
 
 
 def load(
-    model: str | Path, *, device: str = "cpu", hub: str | None = None, offline: bool = False, registry: Registry | None = None
+    model: str | Path,
+    *,
+    device: str = "cpu",
+    hub: str | None = None,
+    offline: bool = False,
+    registry: Registry | None = None,
 ) -> LoadedModel:
     """Load a bundle folder, a run folder, or ``owner/name[@revision]`` from a hub; in evaluation mode."""
     from zoo.devices import resolve_device
@@ -208,7 +213,9 @@ def predict(
     return list(predict_files(loaded, [str(f) for f in files], top=top, batch_size=batch_size, workers=workers))
 
 
-def push(run: str | Path, name: str, *, hub: str | None = None, private: bool = True, parent: str | None = None) -> Pushed:
+def push(
+    run: str | Path, name: str, *, hub: str | None = None, private: bool = True, parent: str | None = None
+) -> Pushed:
     """Publish a run's (or a bundle's) model under ``owner/name``; it is loaded in a fresh process first and must
     reproduce its golden logits.
     """
@@ -224,4 +231,3 @@ def pull(name: str, *, hub: str | None = None, offline: bool = False) -> Pulled:
 
     repo, revision = split_revision(name)
     return open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
-

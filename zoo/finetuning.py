@@ -129,6 +129,7 @@ def assemble_recipe(
         backbone_options=recipe.backbone.options,
         head_options=recipe.head.options,
         pretrained=recipe.pretrained if pretrained is None else pretrained,
+        pinned=recipe.weights,
         image_size=recipe.image_size,
         in_chans=recipe.in_chans,
         seed=recipe.seed,
@@ -172,7 +173,7 @@ def _execute(
         recipe = _pin(recipe, assembled)
         phases = build_phases(recipe, registry)
         _check_head_methods(assembled, phases)
-        for line in [*data.notes, *assembled.summary()]:
+        for line in assembled.summary():  # notes on the data were logged when it was opened
             reporter.note(line)
         prepare = getattr(assembled.model.head, "prepare_targets", None)
         if prepare is not None:

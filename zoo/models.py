@@ -27,19 +27,20 @@ class FoundModel:
         path: the bundle's folder.
         name: as asked for.
         revision: the commit, where it came from a hub.
-        verified: whether its files were hashed just now.
+        files: its files, where they were hashed just now.
     """
 
     path: Path
     name: str
     revision: str | None = None
-    verified: bool = False
+    files: tuple[str, ...] | None = None
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """``owner/name@revision`` as name and revision."""
-    repo, _, revision = name.removeprefix("hf:").partition("@")
-    return repo, revision or None
+    """``owner/name@revision``, with or without ``hf:`` before it, as name and revision, both checked."""
+    from zoo.hub.names import split_revision as split
+
+    return split(name.removeprefix("hf:"))
 
 
 def find_model(model: str, *, hub: str | None = None, offline: bool = False) -> FoundModel:
@@ -52,17 +53,18 @@ def find_model(model: str, *, hub: str | None = None, offline: bool = False) -> 
     path = Path(model)
     if path.exists() and not model.startswith("hf:"):
         return FoundModel(bundle_in(path), model)
-    repo, revision = split_revision(model)
     if not _REPO.match(model.removeprefix("hf:")):
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UsageError(
             f"no model {model!r}: no such folder, and not a name like owner/name",
-            hint=did_you_mean(path.name, siblings) or "a model is a run folder, a bundle folder, or owner/name[@revision]",
+            hint=did_you_mean(path.name, siblings)
+            or "a model is a run folder, a bundle folder, or owner/name[@revision]",
         )
     from zoo.hub import open_hub
 
+    repo, revision = split_revision(model)
     pulled = open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
-    return FoundModel(pulled.path, model, pulled.revision, verified=True)
+    return FoundModel(pulled.path, model, pulled.revision, pulled.files)
 
 
 def bundle_in(path: Path) -> Path:
@@ -101,9 +103,7 @@ def load_model(
     found = find_model(model, hub=hub, offline=offline)
     from zoo.bundle.read import load_bundle
 
-    return load_bundle(
-        found.path, registry, name=found.name, revision=found.revision, device=device, verify=not found.verified
-    )
+    return load_bundle(found.path, registry, name=found.name, revision=found.revision, device=device, files=found.files)
 
 
 def evaluate_model(
@@ -130,10 +130,7 @@ def evaluate_model(
     from zoo.evaluation.report import report_columns
 
     device = next(loaded.model.parameters()).device
-    options.setdefault("seed", int(loaded.document.recipe.get("seed", 0)))
-    recorded = loaded.document.recipe.get("data", {}).get("val_fraction")
-    if recorded is not None:
-        options.setdefault("val_fraction", recorded)
+    options = {**loaded.document.drawn(), **options}
     opened = open_labelled(data, loaded, split, options)
     from zoo.training.pipeline import Pipeline
 

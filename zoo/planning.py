@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zoo_registry import Registry, UsageError, ZooError
-from zoo_registry.errors import did_you_mean
-from zoo_registry.options import check_options, describe_options
+from zoo_registry.options import check_options
 
+from zoo.assembly.fit import check_fit, check_weights, resolve_input
 from zoo.data import open_data
 from zoo.data.dataset import Dataset
 from zoo.recipe import Component, DataOptions, PhaseRecipe, Recipe, TrainOptions, parse_strategy
-from zoo.recipe.resolve import DEFAULT_STRATEGY, FIT_STRATEGY, default_backbone, default_head, merge_errors, resolve_recipe
+from zoo.recipe.resolve import (
+    DEFAULT_STRATEGY,
+    FIT_STRATEGY,
+    default_backbone,
+    default_head,
+    merge_errors,
+    resolve_recipe,
+)
 from zoo.recipe.settings import apply_strategy_settings, split_settings, under_root
+
+PHASE_VALUES = {"lr": "rate", "weight_decay": "decay", "warmup": "warmup", "augment": "augment"}
+"""Training option -> the value of a phase that it is the default of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +78,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         DataOptions, base.data if base else None, request.data_options, under_root(settings, "data"), errors
     )
     phases, strategy_named = _phases(request, errors)
+    phases = _overridden(phases, request.train, under_root(settings, "train"))
     backbone = _backbone(request, registry, errors)
     backbone = _with_options(backbone, under_root(settings, "backbone"))
     head = Component(name=request.head) if request.head else (base.head if base else None)
@@ -94,7 +105,25 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         suggested_augment=data.suggested_augment or "medium",
         train_size=len(data.split("train")),
     )
+    _check_fit(resolved, registry, data)
     return Plan(recipe=resolved, data=data, source=source)
+
+
+def _check_fit(recipe: Recipe, registry: Registry, data: Dataset) -> None:
+    """Backbone, head, data, input and weights must fit each other; all that does not is said at once."""
+    backbone, head = registry.backbone(recipe.backbone.name), registry.head(recipe.head.name)
+    errors: list[ZooError] = []
+    checks: list[Callable[[], object]] = [
+        lambda: check_fit(backbone, head, data.columns),
+        lambda: resolve_input(backbone, recipe.image_size, recipe.in_chans),
+    ]
+    for check in [*checks, lambda: check_weights(backbone)] if recipe.pretrained else checks:
+        try:
+            check()
+        except ZooError as error:
+            errors.append(error)
+    if errors:
+        raise merge_errors(errors)
 
 
 def open_recipe_data(source: Any, recipe: Recipe, **more: Any) -> Dataset:
@@ -112,7 +141,9 @@ def open_recipe_data(source: Any, recipe: Recipe, **more: Any) -> Dataset:
     )
 
 
-def _options(schema: type, base: Any, said: Mapping[str, Any], settings: Mapping[str, str], errors: list[ZooError]) -> Any:
+def _options(
+    schema: type, base: Any, said: Mapping[str, Any], settings: Mapping[str, str], errors: list[ZooError]
+) -> Any:
     """Options from the recipe file, then what was said by name, then ``--set``."""
     start = {f.name: getattr(base, f.name) for f in dataclasses.fields(schema)} if base is not None else {}
     values = {**{k: v for k, v in start.items() if v is not None}, **{k: v for k, v in said.items() if v is not None}}
@@ -130,6 +161,15 @@ def _phases(request: Request, errors: list[ZooError]) -> tuple[tuple[PhaseRecipe
     except UsageError as error:
         errors.append(error)
         return (), True
+
+
+def _overridden(
+    phases: tuple[PhaseRecipe, ...], said: Mapping[str, Any], settings: Mapping[str, str]
+) -> tuple[PhaseRecipe, ...]:
+    """Phases of a recipe file without the values that the user now gives for all of them."""
+    given = {name for name, value in said.items() if value is not None} | set(settings)
+    freed = {PHASE_VALUES[name]: None for name in given if name in PHASE_VALUES}
+    return tuple(dataclasses.replace(phase, **freed) for phase in phases) if freed else phases
 
 
 def _backbone(request: Request, registry: Registry, errors: list[ZooError]) -> Component:
@@ -161,6 +201,8 @@ def _draft(
         said = getattr(request, name)
         return said if said is not None else (getattr(base, name) if base is not None else default)
 
+    pretrained = chosen("pretrained", True)
+    same = base is not None and pretrained and request.backbone in (None, base.backbone.name)
     return Recipe(
         backbone=backbone,
         head=head,
@@ -168,7 +210,8 @@ def _draft(
         train=train,
         data=data,
         seed=chosen("seed", 0),
-        pretrained=chosen("pretrained", True),
+        pretrained=pretrained,
+        weights=base.weights if base is not None and same else None,
         image_size=chosen("image_size", None),
         in_chans=chosen("in_chans", None),
     )
@@ -193,5 +236,3 @@ def _check_names(
             continue
         _, problems = check_options(entry.spec.options, component.options, where=where)
         errors += [UsageError(problem) for problem in problems]
-
-

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zoo.bundle.read import LoadedModel
 
 THRESHOLD = 0.5
-"""Probability from which on a label of a multilabel column is predicted."""
+"""Probability from which on a label of a multilabel column is predicted, where the head names no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ def predict_files(
     """
     split = open_files(files)
     pipeline = Pipeline(loaded.model.backbone, loaded.input, next(loaded.model.parameters()).device)
+    threshold = float(getattr(loaded.model.head, "threshold", THRESHOLD))
     for batch in iterate_batches(split, pipeline, batch_size=batch_size, workers=workers):
         scores: dict[str, np.ndarray] = {}
         if batch.ids:
@@ -90,17 +91,17 @@ def predict_files(
                 if reason is not None:
                     yield PredictedFile(file=name, column=column.name, error=reason)
                 else:
-                    yield _predicted(name, column, scores[column.name][place], top)
+                    yield _predicted(name, column, scores[column.name][place], top, threshold)
         if progress is not None:
             progress(len(rows))
 
 
-def _predicted(file: str, column: Column, scores: np.ndarray, top: int) -> PredictedFile:
+def _predicted(file: str, column: Column, scores: np.ndarray, top: int, threshold: float) -> PredictedFile:
     if column.kind == "regression":
         return PredictedFile(file=file, column=column.name, value=float(scores))
     best = np.argsort(-scores, kind="stable")[: max(1, top)]
     ranked = tuple((column.classes[i], float(scores[i])) for i in best)
     if column.kind == "multilabel":
-        labels = tuple(c for c, s in zip(column.classes, scores, strict=True) if s >= THRESHOLD)
+        labels = tuple(c for c, s in zip(column.classes, scores, strict=True) if s >= threshold)
         return PredictedFile(file=file, column=column.name, labels=labels, top=ranked)
     return PredictedFile(file=file, column=column.name, label=ranked[0][0], score=ranked[0][1], top=ranked)

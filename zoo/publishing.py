@@ -8,11 +8,10 @@ from typing import Any
 
 from zoo_registry import UsageError
 
-from zoo.bundle.read import verify_files
 from zoo.bundle.verify import verify_in_fresh_process
 from zoo.hub import open_hub
-from zoo.hub.base import Pushed
-from zoo.hub.files import list_folder
+from zoo.hub.base import Pushed, RepoFile
+from zoo.hub.files import check_listed, list_folder, sha256_of, verify_folder
 from zoo.models import bundle_in
 
 
@@ -43,7 +42,7 @@ def publish(
     folder = bundle_folder(run)
     target = open_hub(hub)
     target.check_push(name)
-    verify_in_fresh_process(folder)
+    prove(folder)
     return target.push(
         folder, name, private=private, message="Publish a model of the zoo", parent=parent, progress=progress
     )
@@ -54,10 +53,30 @@ def preview(run: Path, name: str, *, hub: str | None = None) -> Preview:
     folder = bundle_folder(run)
     target = open_hub(hub)
     target.check_push(name)
-    verify_files(folder, where=str(folder))
+    files = prove(folder)
+    card = folder / "README.md"
+    return Preview(f"{name} on {target.location}", files, card.read_text(encoding="utf-8") if card.is_file() else "")
+
+
+def prove(folder: Path) -> dict[str, int]:
+    """Every file is the one that was written, none was added, and a fresh process finds the same logits.
+
+    Returns:
+        file -> bytes, in the order of publishing.
+
+    Raises:
+        IntegrityError: one of these does not hold.
+        DataError: the folder holds what may not be published.
+    """
+    listed = verify_folder(folder, str(folder))
+    present = {}
+    for name in list_folder(folder):
+        file = folder / name
+        known = listed.get(name)
+        present[name] = known or RepoFile(path=name, size=file.stat().st_size, sha256=sha256_of(file))
+    check_listed(listed, present, str(folder))
     verify_in_fresh_process(folder)
-    files = {file: (folder / file).stat().st_size for file in list_folder(folder)}
-    return Preview(f"{name} on {target.location}", files, (folder / "README.md").read_text(encoding="utf-8"))
+    return {name: (folder / name).stat().st_size for name in present}
 
 
 def bundle_folder(run: Path) -> Path:

@@ -65,7 +65,9 @@ class RunFolder:
         """
         if self.is_run():
             state = "a finished run" if self.is_complete() else "an unfinished run"
-            hint = "choose another --out" + ("" if self.is_complete() else f", or go on with it: --resume --out {self.path}")
+            hint = "choose another --out" + (
+                "" if self.is_complete() else f", or go on with it: --resume --out {self.path}"
+            )
             raise ConflictError(f"{str(self.path)!r} holds {state}", hint=hint)
         if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
             raise ConflictError(f"{str(self.path)!r} exists and is not empty", hint="choose another --out")
@@ -80,7 +82,9 @@ class RunFolder:
         if not self.is_run():
             raise UsageError(f"there is no run in {str(self.path)!r}", hint="--resume goes on with the run in --out")
         if self.is_complete():
-            raise ConflictError(f"the run in {str(self.path)!r} is finished", hint=f"evaluate it: zoo evaluate {self.path} DATA")
+            raise ConflictError(
+                f"the run in {str(self.path)!r} is finished", hint=f"evaluate it: zoo evaluate {self.path} DATA"
+            )
 
 
 def next_run_folder(root: Path = Path("runs")) -> Path:

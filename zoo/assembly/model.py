@@ -77,7 +77,9 @@ class TransferModel(nn.Module):
             total = total + summed / present.sum().clamp(min=1)
         return total if isinstance(total, Tensor) else torch.zeros((), requires_grad=True)
 
-    def _smooth(self, column: str, values: Tensor, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    def _smooth(
+        self, column: str, values: Tensor, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> Tensor:
         kind = next((c.kind for c in self.columns if c.name == column), "")
         if not self.label_smoothing or kind != "classification" or targets[column].is_floating_point():
             return values
@@ -165,6 +167,8 @@ class FoldedHead(nn.Module):
         self.bias = nn.Parameter(classifier.bias.detach().clone())
         self.column = column
         self._origin = [origin]  # in a list, so that torch does not register it
+        if hasattr(origin, "threshold"):
+            self.threshold = origin.threshold
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FoldedHead:
         self._origin[0]._apply(fn, recurse)

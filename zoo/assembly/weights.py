@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_registry import BackboneSpec, Entry, HubError, IntegrityError, Registry, UsageError
+from zoo_registry import BackboneSpec, Entry, HubError, IntegrityError, Registry
 
+from zoo.assembly.fit import check_weights
 from zoo.hub import open_hub
 from zoo.hub.files import sha256_of
 
@@ -30,13 +32,19 @@ class LocatedWeights:
 
 
 def locate_weights(
-    entry: Entry[BackboneSpec], registry: Registry, *, hub: str | None = None, offline: bool = False
+    entry: Entry[BackboneSpec],
+    registry: Registry,
+    *,
+    pinned: Mapping[str, Any] | None = None,
+    hub: str | None = None,
+    offline: bool = False,
 ) -> LocatedWeights:
     """Find and verify the pretrained weights of a backbone.
 
     Args:
         entry: the backbone.
         registry: for the alternatives that an error names.
+        pinned: what an earlier run of the recipe found, see :class:`LocatedWeights`; the same commit is taken again.
         hub: where to look for hub repos; the Hugging Face Hub (or its mirror in ``HF_ENDPOINT``) by default.
         offline: use the cache alone.
 
@@ -46,20 +54,15 @@ def locate_weights(
         IntegrityError: the bytes are not what the spec or the hub says.
     """
     weights = entry.spec.weights
-    if weights is None:
-        raise UsageError(
-            f"{entry.name} has no pretrained weights", hint="pass --no-pretrained to start from random weights"
-        )
-    if weights.unsafe is not None:
-        raise UsageError(
-            f"{entry.name} has no safe weights: {weights.unsafe}",
-            hint="choose another tag (zoo list backbones), or --no-pretrained to start from random weights",
-        )
+    check_weights(entry)
+    assert weights is not None
     if weights.where == "package":
         return _from_package(entry)
     try:
+        again = pinned is not None and pinned.get("repo") == weights.repo
+        revision = pinned.get("revision") if pinned is not None and again else weights.revision
         fetched = open_hub(hub, offline=offline).file(
-            str(weights.repo), weights.file, weights.revision, offline=offline, sha256=weights.sha256
+            str(weights.repo), weights.file, revision, offline=offline, sha256=weights.sha256
         )
     except HubError as error:
         raise HubError(f"weights of {entry.name}: {error.message}", hint=_installed_hint(registry, error)) from error
@@ -86,7 +89,9 @@ def _installed_hint(registry: Registry, error: HubError) -> str:
 
 def _from_package(entry: Entry[BackboneSpec]) -> LocatedWeights:
     weights = entry.spec.weights
-    assert weights is not None and weights.package and weights.resource
+    assert weights is not None
+    assert weights.package
+    assert weights.resource
     try:
         resource = importlib.resources.files(weights.package).joinpath(weights.resource)
         path = _resources.enter_context(importlib.resources.as_file(resource))

@@ -7,14 +7,21 @@ from typing import Any
 from zoo_registry import ImageInput
 
 from zoo.bundle.document import Document
+from zoo.bundle.licences import LICENCES
 from zoo.evaluation.metrics import MAIN_METRIC
 
-TASKS = {"classification": "image-classification", "multilabel": "image-classification", "regression": "image-regression"}
+TASKS = {
+    "classification": "image-classification",
+    "multilabel": "image-classification",
+    "regression": "image-regression",
+}
 SHOWN = 12
 """Rows of metrics and classes that the card shows before it says how many more there are."""
 
 
-def render_card(document: Document, *, library: str | None, figures: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> str:
+def render_card(
+    document: Document, *, library: str | None, figures: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+) -> str:
     """The card's text: YAML front matter, then what a reader asks for.
 
     Args:
@@ -49,7 +56,7 @@ def front_matter(document: Document, library: str | None) -> str:
     results = [
         EvalResult(
             task_type=task,
-            dataset_type=str(document.data.get("kind", "custom")),
+            dataset_type=str(document.data.get("form", "custom")),
             dataset_name=str(document.data.get("name", "custom")),
             dataset_split=split,
             metric_type=name,
@@ -59,8 +66,11 @@ def front_matter(document: Document, library: str | None) -> str:
         for split, metrics in document.metrics.items()
         for name, value in metrics.items()
     ]
+    known = (document.license or "unknown").lower()
+    listed = known in LICENCES
     data = ModelCardData(
-        license=document.license,
+        license=known if listed else "other",
+        license_name=None if listed else known.replace(" ", "-"),
         library_name=library,
         pipeline_tag=task if task != "image-regression" else None,
         tags=["zoo", "transfer-learning", *([task] if task != "image-regression" else [])],
@@ -72,6 +82,11 @@ def front_matter(document: Document, library: str | None) -> str:
     return str(data.to_yaml())
 
 
+def plain(text: str) -> str:
+    """A name as it may stand in Markdown: in one line, and no mark in it ends what it stands in."""
+    return "".join(c if c.isprintable() and c not in "`<>|" else "?" for c in text)
+
+
 def _what(document: Document) -> list[str]:
     column = document.columns[0]
     given = document.input
@@ -80,11 +95,13 @@ def _what(document: Document) -> list[str]:
         lines.append(f"It takes images of {given.size[0]} x {given.size[1]} px with {given.channels} channels.")
     for column in document.columns:
         if column.classes:
-            names = ", ".join(f"`{c}`" for c in column.classes[:SHOWN])
+            names = ", ".join(f"`{plain(c)}`" for c in column.classes[:SHOWN])
             more = f" and {len(column.classes) - SHOWN} more" if len(column.classes) > SHOWN else ""
-            lines.append(f"Column `{column.name}` ({column.kind}) has {len(column.classes)} classes: {names}{more}.")
+            lines.append(
+                f"Column `{plain(column.name)}` ({column.kind}) has {len(column.classes)} classes: {names}{more}."
+            )
         else:
-            lines.append(f"Column `{column.name}` is a {column.kind} target.")
+            lines.append(f"Column `{plain(column.name)}` is a {column.kind} target.")
     return [*lines, ""]
 
 
@@ -118,7 +135,7 @@ def _recipe(document: Document) -> list[str]:
 def _data(document: Document) -> list[str]:
     lines = ["## Data", ""]
     rows = {k: v for k, v in document.data.items() if not isinstance(v, dict | list) and k != "fingerprint"}
-    lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in rows.items()]
+    lines += [f"- {name.replace('_', ' ')}: {plain(str(value))}" for name, value in rows.items()]
     for split, count in (document.data.get("splits") or {}).items():
         lines.append(f"- {split}: {_samples(count)}")
     if document.data.get("fingerprint"):
@@ -135,11 +152,10 @@ def _samples(count: Any) -> str:
 def _base(document: Document) -> list[str]:
     lines = ["## Base model and licence", ""]
     if document.base is None:
-        lines.append("Trained from random weights.")
-    else:
-        where = document.base.get("repo") or document.base.get("package") or "a local file"
-        revision = f" at `{document.base['revision']}`" if document.base.get("revision") else ""
-        lines.append(f"Fine-tuned from `{document.backbone}` (`{where}`{revision}).")
+        return [*lines, "Trained from random weights, so no licence is inherited.", ""]
+    where = document.base.get("repo") or document.base.get("package") or "a local file"
+    revision = f" at `{document.base['revision']}`" if document.base.get("revision") else ""
+    lines.append(f"Fine-tuned from `{document.backbone}` (`{where}`{revision}).")
     known = document.license is not None
     lines.append(f"Licence of the base weights: {document.license if known else 'unknown'}.")
     return [*lines, ""]
@@ -147,13 +163,16 @@ def _base(document: Document) -> list[str]:
 
 def _limits(document: Document, notes: tuple[str, ...]) -> list[str]:
     lines = ["## Limits", ""]
-    lines.append("- Measured on the data described above and on nothing else; other cameras, places or classes may differ.")
+    lines.append(
+        "- Measured on the data described above and on nothing else: it says nothing of other sources of images."
+    )
     lines += [f"- {note}" for note in notes]
     return [*lines, ""]
 
 
 def _loading(document: Document, library: str | None) -> list[str]:
-    lines = ["## Loading", "", "With the zoo:", "", "```python", "import zoo", 'model = zoo.load("owner/name")', "```", ""]
+    lines = ["## Loading", "", "With the zoo:", "", "```python", "import zoo", "", 'model = zoo.load("owner/name")']
+    lines += ['rows = zoo.predict(model, ["file.jpg"])', "```", ""]
     needed = " ".join(dict.fromkeys(p.distribution for p in document.plugins))
     lines += [f"It needs `pip install transfer-zoo {needed}`.", ""]
     if library == "timm":

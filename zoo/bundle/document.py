@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo_registry import AudioInput, Column, ImageInput, Input, IntegrityError, TextInput
+from zoo_registry import AudioInput, Column, ImageInput, Input, IntegrityError, TextInput, ZooError
 from zoo_registry.building import TASKS
 from zoo_registry.options import parse_options
 from zoo_registry.specs import FEATURE_KINDS
 
 from zoo.hub.files import read_json
 
+DOCUMENT = "zoo.json"
 FORMAT = 1
 INPUTS: dict[str, type[Any]] = {"image": ImageInput, "text": TextInput, "audio": AudioInput}
 HEAD_FORMS = ("folded", "module")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+MOST_VALUES = 2**28
+"""Largest number of values of one input: a document cannot ask for more memory than a model could want."""
+_FULL_NAME = re.compile(r"[a-z][a-z0-9-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.!+_-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +78,12 @@ class Document:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     license: str | None = None
 
+    def drawn(self) -> dict[str, Any]:
+        """``seed`` and ``val_fraction`` of the recipe, so that a validation split is drawn again as in training."""
+        data = self.recipe.get("data")
+        found = {"seed": self.recipe.get("seed"), "val_fraction": data.get("val_fraction") if data else None}
+        return {name: value for name, value in found.items() if value is not None}
+
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {
@@ -99,7 +115,7 @@ def read_document(path: Path, *, where: str) -> Document:
     values = read_json(path, f"{where}: zoo.json")
     reader = _Reader(values, where)
     found = values.get("format") if isinstance(values, dict) else None
-    if not isinstance(found, int) or found > FORMAT:
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= FORMAT:
         raise IntegrityError(
             f"{where}: zoo.json has format {found!r}, this zoo reads up to {FORMAT}",
             hint="pip install -U transfer-zoo",
@@ -111,35 +127,35 @@ class _Reader:
     def __init__(self, values: Any, where: str) -> None:
         self.values, self.where = values, where
 
+    def wrong(self, what: str, hint: str | None = None) -> IntegrityError:
+        return IntegrityError(f"{self.where}: {DOCUMENT}: {what}", hint=hint)
+
     def get(self, path: str, kind: type | tuple[type, ...]) -> Any:
         value: Any = self.values
         for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if not isinstance(value, kind):
-            raise IntegrityError(f"{self.where}: zoo.json: {path} is {value!r:.60}, which it cannot be")
+            raise self.wrong(f"{path} is {value!r:.60}, which it cannot be")
         return value
 
     def document(self) -> Document:
         optional = type(None)
-        classifier = self.get("classifier", (list, optional))
-        if classifier is not None and (len(classifier) != 2 or not all(isinstance(n, str) for n in classifier)):
-            raise IntegrityError(f"{self.where}: zoo.json: classifier is not two tensor names")
         return Document(
-            backbone=self.get("backbone.name", str),
+            backbone=self.full_name("backbone.name"),
             backbone_options=self.get("backbone.options", dict),
             features=self.one_of("backbone.features", FEATURE_KINDS),
-            head=self.get("head.name", str),
+            head=self.full_name("head.name"),
             head_options=self.get("head.options", dict),
             head_form=self.one_of("head.form", HEAD_FORMS),
-            classifier=tuple(classifier) if classifier else None,
+            classifier=self.classifier(),
             input=self.input(),
-            columns=tuple(self.column(c) for c in self.get("columns", list)),
-            recipe=self.get("recipe", dict),
-            base=self.get("base", (dict, optional)),
+            columns=self.columns(),
+            recipe=self.recipe(),
+            base=self.base(),
             license=self.get("license", (str, optional)),
             plugins=tuple(self.plugin(p) for p in self.get("plugins", list)),
             data=self.get("data", dict),
-            metrics=self.get("metrics", dict),
+            metrics=self.metrics(),
             golden=self.get("golden", dict),
             version=self.get("zoo", str),
         )
@@ -147,40 +163,99 @@ class _Reader:
     def one_of(self, path: str, known: tuple[str, ...]) -> str:
         value = self.get(path, str)
         if value not in known:
-            raise IntegrityError(f"{self.where}: zoo.json: {path} is {value!r}, not one of {', '.join(known)}")
+            raise self.wrong(f"{path} is {value!r:.60}, not one of {', '.join(known)}")
         return str(value)
+
+    def full_name(self, path: str) -> str:
+        value = self.get(path, str)
+        if not _FULL_NAME.fullmatch(value):
+            raise self.wrong(f"{path} is {value!r:.60}, not a full name like namespace/name")
+        return str(value)
+
+    def classifier(self) -> tuple[str, str] | None:
+        names = self.get("classifier", (list, type(None)))
+        if names is None:
+            return None
+        if len(names) != 2 or not all(isinstance(name, str) for name in names):
+            raise self.wrong("classifier is not two tensor names")
+        return names[0], names[1]
 
     def input(self) -> Input:
         values = dict(self.get("input", dict))
         kind = values.pop("kind", None)
         if kind not in INPUTS:
-            raise IntegrityError(f"{self.where}: zoo.json: input.kind is {kind!r}, not one of {', '.join(INPUTS)}")
+            raise self.wrong(f"input.kind is {kind!r:.60}, not one of {', '.join(INPUTS)}")
         try:
             parsed: Input = parse_options(INPUTS[kind], values, where="input")
-        except Exception as error:
-            raise IntegrityError(f"{self.where}: zoo.json: {error}") from error
-        if isinstance(parsed, ImageInput) and not (
-            len(parsed.size) == 2
-            and all(1 <= side <= 8192 for side in parsed.size)
-            and 1 <= parsed.channels <= 1024
-            and 0 < parsed.crop_pct <= 4
-            and all(std > 0 for std in parsed.std)
-        ):
-            raise IntegrityError(f"{self.where}: zoo.json: input is out of range")
+        except ZooError as error:
+            raise self.wrong(error.message) from error
+        if isinstance(parsed, ImageInput) and not _is_sound(parsed):
+            raise self.wrong("input is out of range")
         return parsed
+
+    def columns(self) -> tuple[Column, ...]:
+        found = tuple(self.column(value) for value in self.get("columns", list))
+        if not found or len({column.name for column in found}) != len(found):
+            raise self.wrong("columns names no target column, or one of them twice")
+        return found
 
     def column(self, value: Any) -> Column:
         good = isinstance(value, dict) and isinstance(value.get("name"), str) and value.get("kind") in TASKS
         classes = value.get("classes") if good else None
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
-            raise IntegrityError(f"{self.where}: zoo.json: a target column is not as it should be")
+            raise self.wrong("a target column is not as it should be")
+        if len(set(classes)) != len(classes) or bool(classes) == (value["kind"] == "regression"):
+            raise self.wrong(f"column {value['name']!r:.60} has a class twice, none, or some where none belong")
         return Column(name=value["name"], kind=value["kind"], classes=tuple(classes))
 
+    def recipe(self) -> dict[str, Any]:
+        """Shown and stored; of its values only the seed and how a validation split is drawn are used again."""
+        recipe: dict[str, Any] = self.get("recipe", dict)
+        seed, data = recipe.get("seed", 0), recipe.get("data", {})
+        share = data.get("val_fraction", 0.5) if isinstance(data, dict) else None
+        if not _is_number(seed) or seed != int(seed) or not _is_number(share) or not 0 < share < 1:
+            raise self.wrong("recipe has a seed or a val_fraction that it cannot have")
+        return recipe
+
+    def base(self) -> dict[str, Any] | None:
+        base = self.get("base", (dict, type(None)))
+        if base is not None and not all(isinstance(v, str | None) for v in base.values()):
+            raise self.wrong("base is not made of texts")
+        return dict(base) if base is not None else None
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        metrics: dict[str, dict[str, float]] = self.get("metrics", dict)
+        for split, values in metrics.items():
+            if not isinstance(values, dict) or not all(_is_number(value) for value in values.values()):
+                raise self.wrong(f"metrics of {split!r:.60} are not numbers")
+        return metrics
+
     def plugin(self, value: Any) -> PluginRecord:
+        """What ends up in a ``pip install`` line that people copy, so it can be nothing but a name and a version."""
         names = ("namespace", "distribution", "version")
         if not isinstance(value, dict) or not all(isinstance(value.get(n), str) for n in names):
-            raise IntegrityError(f"{self.where}: zoo.json: a plugin is not as it should be")
-        return PluginRecord(**{name: value[name] for name in names})
+            raise self.wrong("a plugin is not as it should be")
+        record = PluginRecord(**{name: value[name] for name in names})
+        if not _DISTRIBUTION.fullmatch(record.distribution) or not _VERSION.fullmatch(record.version):
+            raise self.wrong(f"{record.distribution!r:.60} {record.version!r:.60} is no distribution and version")
+        return record
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_sound(image: ImageInput) -> bool:
+    return (
+        all(1 <= side <= 8192 for side in image.size)
+        and 1 <= image.channels <= 1024
+        and image.size[0] * image.size[1] * image.channels <= MOST_VALUES
+        and len(image.mean) == len(image.std) == image.channels
+        and 0 < image.crop_pct <= 4
+        and all(std > 0 for std in image.std)
+        and image.interpolation in INTERPOLATIONS
+        and image.crop_mode in CROP_MODES
+    )
 
 
 def _lists(values: dict[str, Any]) -> dict[str, Any]:

@@ -46,23 +46,29 @@ def check_golden(model: TransferModel, input: Input, recorded: Mapping[str, Any]
         IntegrityError: the model's outputs are outside the tolerance.
     """
     if recorded.get("drawing") != DRAWING:
-        raise IntegrityError(f"{where}: golden inputs {recorded.get('drawing')!r} are not known to this version")
-    found = golden_outputs(model, input)
-    worst = 0.0
-    for column, expected in recorded["outputs"].items():
-        if column not in found:
-            raise IntegrityError(f"{where}: the model has no column {column!r}, which has golden outputs")
-        want, have = np.asarray(expected), np.asarray(found[column])
-        if want.shape != have.shape:
-            raise IntegrityError(f"{where}: golden outputs of {column!r} have shape {want.shape}, found {have.shape}")
-        difference = float(np.abs(want - have).max())
-        worst = max(worst, difference)
-        if difference > ATOL + RTOL * float(np.abs(want).max()):
-            raise IntegrityError(
-                f"{where}: the model does not reproduce its golden logits (column {column!r}, off by {difference:.3g})",
-                hint="the bundle was edited, or a plugin changed what it builds",
-            )
-    return worst
+        raise IntegrityError(f"{where}: golden inputs {recorded.get('drawing')!r:.60} are not known to this version")
+    found, outputs = golden_outputs(model, input), recorded.get("outputs")
+    if not isinstance(outputs, dict) or set(outputs) != set(found):
+        raise IntegrityError(f"{where}: there are no golden outputs for the columns {', '.join(found)} and no other")
+    return max(_difference(column, outputs[column], found[column], where) for column in found)
+
+
+def _difference(column: str, expected: Any, found: list[Any], where: str) -> float:
+    """Largest difference of one column's outputs; a NaN on either side is no agreement."""
+    try:
+        want = np.asarray(expected, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise IntegrityError(f"{where}: golden outputs of {column!r} are not numbers") from error
+    have = np.asarray(found, dtype=np.float64)
+    if want.shape != have.shape:
+        raise IntegrityError(f"{where}: golden outputs of {column!r} have shape {want.shape}, found {have.shape}")
+    difference = float(np.abs(want - have).max())
+    if not difference <= ATOL + RTOL * float(np.abs(want).max()):
+        raise IntegrityError(
+            f"{where}: the model does not reproduce its golden logits (column {column!r}, off by {difference:.3g})",
+            hint="the bundle was edited, or a plugin changed what it builds",
+        )
+    return difference
 
 
 def golden_record(model: TransferModel, input: Input) -> dict[str, Any]:

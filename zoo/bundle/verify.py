@@ -1,7 +1,7 @@
 """``python -m zoo.bundle.verify FOLDER``: load a bundle in this fresh process and compare its golden logits.
 
-Prints one JSON object: ``{"ok": true, "difference": d}``, or ``{"ok": false, "kind", "message", "hint"}`` and exits with
-the error's code. ``zoo push`` runs it before it publishes anything.
+Prints one JSON object: ``{"ok": true, "difference": d}``, or ``{"ok": false, "kind", "message", "hint"}`` and exits
+with the error's code. ``zoo push`` runs it before it publishes anything.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,18 @@ import zoo
 from zoo.assembly.assemble import Assembled
 from zoo.assembly.model import FoldedHead, TransferModel
 from zoo.bundle.card import render_card
-from zoo.bundle.document import Document, PluginRecord
+from zoo.bundle.document import DOCUMENT, Document, PluginRecord
 from zoo.bundle.golden import golden_record
 from zoo.files import write_bytes, write_folder, write_json, write_tensors
 from zoo.hub.files import MANIFEST, list_folder, sha256_of
 from zoo.recipe.recipe import Recipe
 from zoo.recipe.toml import recipe_to_dict
+
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,9 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def write_bundle(folder: Path, assembled: Assembled, recipe: Recipe, findings: Findings, registry: Registry) -> Document:
+def write_bundle(
+    folder: Path, assembled: Assembled, recipe: Recipe, findings: Findings, registry: Registry
+) -> Document:
     """Write the bundle of a trained model into ``folder``, which appears whole or not at all.
 
     Args:
@@ -102,7 +109,9 @@ def export_backbone(
     """
     export = getattr(backbone, "export", None)
     if export is None:
-        raise ZooError(f"backbone {name} cannot be published: its module has no export()", hint="ask its plugin's author")
+        raise ZooError(
+            f"backbone {name} cannot be published: its module has no export()", hint="ask its plugin's author"
+        )
     exported: Exported = export(classifier, labels, input)
     return exported
 
@@ -127,7 +136,7 @@ def _fill(
     findings: Findings,
 ) -> None:
     write_tensors(folder / "model.safetensors", exported.tensors, {"format": "pt"})
-    write_json(folder / "config.json", dict(exported.config))
+    write_json(folder / "config.json", {**exported.config, **problem_type(document)})
     if head:
         write_tensors(folder / "head.safetensors", head, {"format": "pt"})
     assets = getattr(assembled.model.backbone, "assets", None)
@@ -135,10 +144,16 @@ def _fill(
         write_bytes(folder / name, content)
     for name, draw in findings.figures.items():
         draw(folder / name)
-    write_json(folder / "zoo.json", document.to_json())
+    write_json(folder / DOCUMENT, document.to_json())
     card = render_card(document, library=exported.library, figures=tuple(findings.figures), notes=findings.notes)
     write_bytes(folder / "README.md", card.encode())
     write_manifest(folder)
+
+
+def problem_type(document: Document) -> dict[str, str]:
+    """What transformers' pipelines read in ``config.json``: whether logits want a softmax, a sigmoid or nothing."""
+    kind = PROBLEMS.get(document.columns[0].kind) if document.head_form == "folded" else None
+    return {"problem_type": kind} if kind else {}
 
 
 def write_manifest(folder: Path) -> None:
@@ -149,5 +164,3 @@ def write_manifest(folder: Path) -> None:
         if name != MANIFEST
     }
     write_json(folder / MANIFEST, {"files": rows})
-
-

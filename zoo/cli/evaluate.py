@@ -25,7 +25,9 @@ WORST = 10
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that decode images.")
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the figures there.")
 @click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
-@click.option("--label-column", "label_columns", multiple=True, metavar="NAME", help="Column with targets (repeatable).")
+@click.option(
+    "--label-column", "label_columns", multiple=True, metavar="NAME", help="Column with targets (repeatable)."
+)
 @click.option("--split-column", metavar="NAME", help="Column that says train, val or test.")
 @device_option
 @hub_option

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,16 @@ if TYPE_CHECKING:
     from zoo.finetuning import FinetuneResult
     from zoo.planning import Request
 
+FLAGS = {"settings": "set", "label_columns": "label_column"}
+"""Parameters whose option is called otherwise."""
+
 
 @click.command()
 @click.argument("data", required=False)
 @click.option("--backbone", metavar="NAME", help="Backbone; a recommended one by default (zoo list backbones).")
 @click.option("--head", metavar="NAME", help="Head; the plain one for the task by default (zoo list heads).")
 @click.option("--strategy", metavar="RECIPE", help="How it learns, such as linear:3,full:10 (zoo list strategies).")
-@click.option("--epochs", type=int, help="Epochs of the last phase that names no length.")
+@click.option("--epochs", metavar="N", help="Epochs of the last phase that names no length.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder; runs/N by default.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any option, such as train.clip=0.5.")
 @click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A recipe.toml to start from.")
@@ -34,16 +36,20 @@ if TYPE_CHECKING:
 @click.option("--no-pretrained", is_flag=True, help="Start from random weights.")
 @click.option("--image-size", type=click.IntRange(min=8), metavar="PX", help="In place of the backbone's own.")
 @click.option("--in-chans", type=click.IntRange(min=1), metavar="N", help="Input channels in place of the backbone's.")
-@click.option("--batch-size", type=int, metavar="N", help="Samples a batch; 64 by default.")
-@click.option("--lr", type=float, help="Peak learning rate of every phase.")
-@click.option("--weight-decay", type=float, help="Weight decay of every phase.")
+@click.option("--batch-size", metavar="N", help="Samples a batch; 64 by default.")
+@click.option("--lr", metavar="RATE", help="Peak learning rate of every phase.")
+@click.option("--weight-decay", metavar="DECAY", help="Weight decay of every phase.")
 @click.option("--augment", metavar="LEVEL", help="auto, none, light, medium or strong.")
-@click.option("--workers", type=int, metavar="N", help="Processes that decode images; 0 by default.")
-@click.option("--max-bad", type=float, metavar="SHARE", help="Share of unreadable images allowed; 0.01 by default.")
+@click.option("--workers", metavar="N", help="Processes that decode images; 0 by default.")
+@click.option("--max-bad", metavar="SHARE", help="Share of unreadable images allowed; 0.01 by default.")
 @click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
-@click.option("--label-column", "label_columns", multiple=True, metavar="NAME", help="Column with targets (repeatable).")
+@click.option(
+    "--label-column", "label_columns", multiple=True, metavar="NAME", help="Column with targets (repeatable)."
+)
 @click.option("--split-column", metavar="NAME", help="Column that says train, val or test.")
-@click.option("--task", metavar="KIND", help="classification, multilabel or regression; found from the data by default.")
+@click.option(
+    "--task", metavar="KIND", help="classification, multilabel or regression; found from the data by default."
+)
 @device_option
 @hub_option
 @offline_option
@@ -70,9 +76,14 @@ def finetune(
       zoo finetune labels.csv --label-column species --label-column age
       zoo finetune --resume --out run
     """
-    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
-    if resume and (dry_run or any(asked[n] for n in ("backbone", "head", "strategy", "settings", "recipe", "lr"))):
-        raise UsageError("--resume takes the run's own recipe", hint="start a new run to change it")
+    if resume:
+        said = [f"--{FLAGS.get(n, n).replace('_', '-')}" for n, v in asked.items() if v not in (None, (), False)]
+        said += ["--dry-run"] * dry_run
+        if said:
+            raise UsageError(
+                f"--resume goes on by the run's own recipe, so {', '.join(said)} cannot be given with it",
+                hint="leave it out, or start a new run: zoo finetune --recipe RUN/recipe.toml",
+            )
     registry = open_registry()
     if resume:
         _resume(registry, data, out, device, hub, offline, as_json)
@@ -87,7 +98,10 @@ def finetune(
 
     folder = out or next_run_folder()
     RunFolder(folder).refuse_existing()
+    from zoo.devices import resolve_device
     from zoo.planning import make_plan
+
+    resolve_device(device)
 
     plan = make_plan(request, registry)
     from zoo.cli.plan import print_recipe

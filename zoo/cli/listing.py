@@ -22,15 +22,21 @@ SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
 @click.option("--family", help="Backbones of one family, such as resnet.")
 @click.option("--capability", multiple=True, help="Backbones with a capability, such as blocks (repeatable).")
 @click.option("--license", "licence", help="Backbones whose weights have this licence; 'unknown' finds the others.")
-@click.option("--weights", type=click.Choice(["any", "safe", "installed"]), default="any", help="Where weights must be.")
+@click.option(
+    "--weights", type=click.Choice(["any", "safe", "installed"]), default="any", help="Where weights must be."
+)
 @click.option("--max-parameters", type=float, metavar="MILLIONS", help="Backbones of at most this size.")
 @click.option("--task", help="Heads for a task, such as multilabel.")
 @click.option("--role", help="Strategies of a role, such as tuning.")
-@click.option("--sort", type=click.Choice(SORTS), default=None, help="Order of the rows; best first for accuracy and speed.")
+@click.option(
+    "--sort", type=click.Choice(SORTS), default=None, help="Order of the rows; best first for accuracy and speed."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Print at most so many rows.")
 @hub_option
 @json_option
-def list_command(what: str, pattern: str | None, as_json: bool, hub: str | None, limit: int | None, **filters: Any) -> None:
+def list_command(
+    what: str, pattern: str | None, as_json: bool, hub: str | None, limit: int | None, **filters: Any
+) -> None:
     """List what is installed: backbones, heads, strategies or plugins; or the models on a hub.
 
     PATTERN is a part of the name, or a glob such as "resnet*".
@@ -70,7 +76,12 @@ def matches(name: str, pattern: str | None) -> bool:
 def spec_row(entry: Entry[Any]) -> dict[str, Any]:
     """The public JSON row of a spec."""
     spec = entry.spec
-    row: dict[str, Any] = {"name": entry.name, "kind": entry.kind, "summary": spec.summary, "deprecated": spec.deprecated}
+    row: dict[str, Any] = {
+        "name": entry.name,
+        "kind": entry.kind,
+        "summary": spec.summary,
+        "deprecated": spec.deprecated,
+    }
     if isinstance(spec, BackboneSpec):
         weights = spec.weights
         row |= {
@@ -145,7 +156,9 @@ def _sorted(entries: list[Any], order: str | None) -> list[Any]:
     if order == "recommended":
         return sorted(entries, key=lambda e: -getattr(e.spec, "recommended", 0))
     fact = {"accuracy": "imagenet_top1", "speed": "cpu_images_per_second"}[order]
-    return sorted(entries, key=lambda e: -(e.spec.fact(fact) or float("-inf")) if isinstance(e.spec, BackboneSpec) else 0)
+    return sorted(
+        entries, key=lambda e: -(e.spec.fact(fact) or float("-inf")) if isinstance(e.spec, BackboneSpec) else 0
+    )
 
 
 def _table_rows(what: str, entries: list[Any]) -> tuple[list[str], list[list[str]]]:

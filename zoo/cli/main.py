@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import click
 from zoo_registry.errors import UsageError, ZooError, did_you_mean
 
 import zoo
+from zoo.cli.output import one_line
 
 COMMANDS = {
     "list": ("zoo.cli.listing", "list_command", "List backbones, heads, strategies, plugins or models."),
@@ -90,6 +92,7 @@ def main(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     as_json = "--json" in arguments
+    _show_warnings()
     try:
         cli.main(args=arguments, prog_name="zoo", standalone_mode=False)
     except (ZooError, click.ClickException, click.Abort, KeyboardInterrupt, OSError, MemoryError) as error:
@@ -99,9 +102,22 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # a bug, or a plugin's: still one line, and how to see more
         if debug:
             raise
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        message = f"{type(error).__name__}: {error}"
         return _say("failed", message, "run it again with --debug for the traceback", 1, as_json)
     return 0
+
+
+class _Echo(logging.Handler):
+    """Warnings of the zoo's own modules, a line each on stderr, as it is now (a test may have changed it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{record.levelname.lower()}: {one_line(record.getMessage())}", err=True)
+
+
+def _show_warnings() -> None:
+    logger = logging.getLogger("zoo")
+    if not any(isinstance(handler, _Echo) for handler in logger.handlers):
+        logger.addHandler(_Echo(logging.WARNING))
 
 
 def _report(error: BaseException, as_json: bool) -> int:
@@ -129,6 +145,7 @@ def _report(error: BaseException, as_json: bool) -> int:
 
 
 def _say(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
+    message, hint = one_line(message), one_line(hint) if hint else None
     if as_json:
         click.echo(json.dumps({"error": {"kind": kind, "message": message, "hint": hint}}))
     click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)

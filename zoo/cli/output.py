@@ -70,5 +70,10 @@ def short_number(value: float | None) -> str:
     return f"{value:g}"
 
 
+def one_line(text: str) -> str:
+    """The text in one line; what a terminal would obey rather than show (names come from outside) becomes ``?``."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
 def _is_number(text: str) -> bool:
-    return not text or text[0].isdigit() or text[0] in "-+." and len(text) > 1
+    return not text or text[0].isdigit() or (text[0] in "-+." and len(text) > 1)

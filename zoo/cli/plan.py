@@ -22,7 +22,11 @@ def show_plan(request: Request, registry: Registry, *, as_json: bool) -> None:
     value = {
         "recipe": recipe_to_dict(plan.recipe),
         "data": data_summary(plan),
-        "backbone": {"name": entry.name, "parameters": entry.spec.parameters, "license": weights.license if weights else None},
+        "backbone": {
+            "name": entry.name,
+            "parameters": entry.spec.parameters,
+            "license": weights.license if weights else None,
+        },
         "weights": where_from(entry.spec) if plan.recipe.pretrained else "none (random)",
     }
 

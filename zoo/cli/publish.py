@@ -17,7 +17,9 @@ from zoo.cli.output import emit, hub_option, json_option, offline_option, say, s
 @click.option("--parent", metavar="REVISION", help="Refuse if the hub's head is not this revision.")
 @click.option("--dry-run", is_flag=True, help="Check everything, list the files, show the card, publish nothing.")
 @json_option
-def push(run: Path, name: str, hub: str | None, private: bool, parent: str | None, dry_run: bool, as_json: bool) -> None:
+def push(
+    run: Path, name: str, hub: str | None, private: bool, parent: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Publish the model of RUN (a run or bundle folder) as OWNER/NAME.
 
     A fresh process loads it first and must reproduce its golden logits.

@@ -38,7 +38,11 @@ def show(words: tuple[str, ...], hub: str | None, offline: bool, as_json: bool) 
         registry = open_registry()
         entries, refusal = _find(registry, name, kinds)
         if entries:
-            emit([entry_json(e) for e in entries] if len(entries) > 1 else entry_json(entries[0]), as_json, lambda: _print_all(entries))
+            emit(
+                [entry_json(e) for e in entries] if len(entries) > 1 else entry_json(entries[0]),
+                as_json,
+                lambda: _print_all(entries),
+            )
             return
         if Path(name).exists():
             _show_folder(Path(name), as_json)
@@ -79,7 +83,10 @@ def entry_json(entry: Entry[Any]) -> dict[str, Any]:
     ]
     if isinstance(spec, BackboneSpec):
         given, weights = spec.input, spec.weights
-        row["input"] = {"kind": given.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(given).items()}}
+        row["input"] = {
+            "kind": given.kind,
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(given).items()},
+        }
         row["facts"] = [{"name": f.name, "value": f.value, "source": f.source} for f in spec.facts]
         row["weights"] = {k: v for k, v in vars(weights).items() if v is not None} if weights else None
     paper = getattr(spec, "paper", None)
@@ -135,9 +142,16 @@ def _backbone_rows(spec: BackboneSpec) -> list[list[str]]:
     if weights is None:
         rows.append(["weights", "none"])
     else:
-        where = weights.unsafe or (f"{weights.repo}/{weights.file}" if weights.repo else f"{weights.package}: {weights.resource}")
+        where = weights.unsafe or (
+            f"{weights.repo}/{weights.file}" if weights.repo else f"{weights.package}: {weights.resource}"
+        )
         rows += [["weights", ("no safe weights: " if weights.unsafe else "") + where]]
-        rows.append(["licence", (weights.license or "unknown") + (f" ({weights.license_source})" if weights.license_source else "")])
+        rows.append(
+            [
+                "licence",
+                (weights.license or "unknown") + (f" ({weights.license_source})" if weights.license_source else ""),
+            ]
+        )
     rows.append(["capabilities", ", ".join(sorted(spec.capabilities)) or "none"])
     return rows + [[fact.name, f"{fact.value:g}  ({fact.source})"] for fact in spec.facts]
 
@@ -159,7 +173,9 @@ def _print_document(document: Any) -> None:
     for split, metrics in document.metrics.items():
         say(f"  {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4]))
     base = document.base or {}
-    say(f"  base: {base.get('repo') or base.get('package') or 'random weights'}, licence {document.license or 'unknown'}")
+    say(
+        f"  base: {base.get('repo') or base.get('package') or 'random weights'}, licence {document.license or 'unknown'}"
+    )
     say(f"  needs: {', '.join(f'{p.distribution} {p.version}' for p in document.plugins)}")
 
 

@@ -1,4 +1,5 @@
-"""The strategy expression: ``linear:3,llrd+l2-sp:10``; ``+`` composes, ``,`` sequences, ``:N`` epochs, ``:Ns`` steps."""
+"""The strategy expression: ``linear:3,llrd+l2-sp:10``; ``+`` composes, ``,`` sequences, ``:N`` epochs, ``:Ns``
+steps."""
 
 from __future__ import annotations
 

@@ -64,7 +64,8 @@ def resolve_recipe(
         errors += _fit_problems(registry, backbone.name, head.name, entries)
     if errors:
         raise merge_errors(errors)
-    return dataclasses.replace(recipe, backbone=backbone, head=head, phases=tuple(phases))
+    train = dataclasses.replace(recipe.train, epochs=None)  # it stands in a phase now, and would find none to set again
+    return dataclasses.replace(recipe, backbone=backbone, head=head, phases=tuple(phases), train=train)
 
 
 def merge_errors(errors: list[ZooError]) -> ZooError:
@@ -141,7 +142,10 @@ def _resolve_phase(
     errors += [UsageError(f"{where}: {problem}") for problem in order_problems(specs)]
     still = [spec.name for spec in specs if not spec.gradient]
     if still and (phase.epochs or phase.steps):
-        errors.append(UsageError(f"{where}: {' and '.join(still)} takes no steps, so it has no length"))
+        plain = "+".join(spec.name for spec in specs)
+        errors.append(
+            UsageError(f"{where}: {' and '.join(still)} takes no steps, so it has no length", hint=f"write {plain!r}")
+        )
     values = {name: _number(phase, name, where, errors) for name in ("rate", "decay", "warmup")}
     defaults = _defaults(specs)
     augment = phase.augment or recipe.train.augment

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from zoo_registry import UsageError
+from zoo_registry import UsageError, option
 from zoo_registry.errors import did_you_mean
 from zoo_registry.options import check_options, options_to_dict
 
 from zoo.recipe.recipe import Component, DataOptions, PhaseRecipe, Recipe, TrainOptions
 
 _TOP = ("backbone", "head", "phase", "pretrained", "image_size", "in_chans", "seed", "data", "train", "weights")
-_PHASE = ("strategies", "epochs", "steps", "rate", "decay", "warmup", "augment")
+_PHASE = ("epochs", "steps", "rate", "decay", "warmup", "augment")
+_RUN = ("pretrained", "image_size", "in_chans", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunOptions:
+    """The top-level values."""
+
+    pretrained: bool = True
+    image_size: int | None = option(None, help="pixels", low=8)
+    in_chans: int | None = option(None, help="channels", low=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PhaseOptions:
+    """The values of a phase beside its strategies; rates are checked when it is resolved."""
+
+    epochs: int | None = option(None, help="passes over train", low=1)
+    steps: int | None = option(None, help="steps in place of epochs", low=0)
+    rate: float | None = None
+    decay: float | None = None
+    warmup: float | None = None
+    augment: str | None = None
 
 
 def recipe_to_dict(recipe: Recipe, *, private: bool = True) -> dict[str, Any]:
@@ -42,38 +66,55 @@ def recipe_from_dict(values: dict[str, Any], *, where: str) -> Recipe:
         UsageError: names every unknown key and every value of a wrong type at once.
     """
     problems = [_unknown(key, _TOP, where) for key in values if key not in _TOP]
-    data_values = dict(values.get("data", {}))
+    data_values = dict(_table(values, "data", where, problems))
     source = data_values.pop("source", None)
     data, wrong = check_options(DataOptions, data_values, where=f"{where}: data")
     problems += wrong
-    train, wrong = check_options(TrainOptions, values.get("train", {}), where=f"{where}: train")
+    train, wrong = check_options(TrainOptions, _table(values, "train", where, problems), where=f"{where}: train")
     problems += wrong
-    phases: list[PhaseRecipe] = []
-    for number, phase in enumerate(values.get("phase", []), start=1):
-        problems += [_unknown(key, _PHASE, f"{where}: phase {number}") for key in phase if key not in _PHASE]
-        strategies = tuple(_read_component(c, f"{where}: phase {number}", problems) for c in phase.get("strategies", []))
-        if not strategies:
-            problems.append(f"{where}: phase {number} names no strategies")
-        known = {key: phase[key] for key in _PHASE[1:] if key in phase}
-        phases.append(PhaseRecipe(strategies=strategies, **known))
+    run, wrong = check_options(_RunOptions, {k: values[k] for k in _RUN if k in values}, where=where)
+    problems += wrong
+    phases = _read_phases(values.get("phase", []), where, problems)
+    parts = {}
     for name in ("backbone", "head"):
         if name not in values:
             problems.append(f"{where}: [{name}] is missing")
+        parts[name] = _read_component(values.get(name, ""), f"{where}: {name}", problems)
+    weights = _table(values, "weights", where, problems)
+    if not isinstance(source, str | None) or not all(isinstance(value, str) for value in weights.values()):
+        problems.append(f"{where}: data.source and the values of [weights] are texts")
     if problems:
-        raise UsageError("; ".join(problems), hint="zoo finetune --dry-run prints a recipe to start from")
+        raise UsageError("; ".join(problems), hint="a run leaves a recipe that works in its folder: RUN/recipe.toml")
     return Recipe(
-        backbone=_read_component(values["backbone"], f"{where}: backbone", problems),
-        head=_read_component(values["head"], f"{where}: head", problems),
-        phases=tuple(phases),
-        pretrained=bool(values.get("pretrained", True)),
-        image_size=values.get("image_size"),
-        in_chans=values.get("in_chans"),
-        seed=int(values.get("seed", 0)),
-        source=source,
-        data=data,
-        train=train,
-        weights=values.get("weights"),
+        **parts, phases=phases, **vars(run), source=source, data=data, train=train, weights=dict(weights) or None
     )
+
+
+def _table(values: dict[str, Any], name: str, where: str, problems: list[str]) -> dict[str, Any]:
+    table = values.get(name, {})
+    if isinstance(table, dict):
+        return table
+    problems.append(f"{where}: {name} is {table!r:.60}, not a table")
+    return {}
+
+
+def _read_phases(rows: Any, where: str, problems: list[str]) -> tuple[PhaseRecipe, ...]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        problems.append(f"{where}: phase is no list of tables, write [[phase]]")
+        return ()
+    phases = []
+    for number, row in enumerate(rows, start=1):
+        at = f"{where}: phase {number}"
+        named = row.get("strategies")
+        if not isinstance(named, list) or not named:
+            problems.append(f"{at} names no strategies")
+            continue
+        strategies = tuple(_read_component(component, at, problems) for component in named)
+        options, wrong = check_options(_PhaseOptions, {k: v for k, v in row.items() if k != "strategies"}, where=at)
+        problems += wrong
+        if not wrong:
+            phases.append(PhaseRecipe(strategies=strategies, **vars(options)))
+    return tuple(phases)
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
@@ -91,9 +132,13 @@ def read_recipe(path: Path) -> Recipe:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no recipe file {str(path)!r}", hint="a run leaves one in its folder: RUN/recipe.toml") from None
+        raise UsageError(
+            f"no recipe file {str(path)!r}", hint="a run leaves one in its folder: RUN/recipe.toml"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path}: {error}", hint="zoo finetune --dry-run prints a recipe to start from") from error
+        raise UsageError(
+            f"{path}: {error}", hint="a run leaves a recipe that works in its folder: RUN/recipe.toml"
+        ) from error
     return recipe_from_dict(values, where=str(path))
 
 
@@ -102,18 +147,19 @@ def _component(component: Component) -> dict[str, Any]:
 
 
 def _phase(phase: PhaseRecipe) -> dict[str, Any]:
-    known = {key: getattr(phase, key) for key in _PHASE[1:] if getattr(phase, key) is not None}
+    known = {key: getattr(phase, key) for key in _PHASE if getattr(phase, key) is not None}
     return {**known, "strategies": [_component(c) for c in phase.strategies]}
 
 
 def _read_component(value: Any, where: str, problems: list[str]) -> Component:
     if isinstance(value, str):
         return Component(name=value)
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        problems.append(f"{where}: {value!r} names nothing (write a name, or a table with name and options)")
+    options = value.get("options", {}) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not isinstance(options, dict):
+        problems.append(f"{where}: {value!r:.60} names nothing (write a name, or a table with name and options)")
         return Component(name="")
     problems += [_unknown(key, ("name", "options"), where) for key in value if key not in ("name", "options")]
-    return Component(name=value["name"], options=dict(value.get("options", {})))
+    return Component(name=value["name"], options=dict(options))
 
 
 def _unknown(key: str, known: tuple[str, ...], where: str) -> str:
