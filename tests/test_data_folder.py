@@ -195,6 +195,8 @@ def test_images_without_class_folders(tmp_path):
         ("file.bin", {}, "folder or .csv"),
         ("pets.csv", {"label_columns": ["x"]}, "did you mean 'pets'"),
         ("digits:", {"image_column": "x"}, "leave it out"),
+        ("digits:", {"task": "regression"}, "table"),
+        ("bad\0name", {}, "give a folder"),
         ("nowhere:thing", {}, "digits:"),
         ("digit:", {}, "did you mean 'digits'"),
         ("digits:?labels=x", {}, "digits:?labels=5"),

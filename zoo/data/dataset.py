@@ -158,7 +158,7 @@ class Dataset:
         columns: the target columns with their label maps.
         splits: ``train``, ``val``, perhaps ``test``; or the one split that was asked for.
         fingerprint: SHA-256 of all names, sizes and labels, before splits are drawn: equal for equal data, whatever
-            the seed, the folder it lies in or the order of the file system.
+            the seed, the folder it lies in or the order of the file system. Python objects have labels alone to go by.
         ignored: why or suffix -> number of files left out.
         description: JSON values for ``zoo.json`` and the card; no path of this machine.
         notes: lines that a person should see before training.

@@ -28,13 +28,13 @@ def open_files(paths: str | Path | Iterable[str | Path], *, follow_links: bool =
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found: dict[str, int] = {}
     for path in map(Path, given):
-        if path.is_dir():
+        if os.path.isdir(path):
             scanner = Scanner(path, follow_links)
             found.update((f.path, f.size) for f in scanner.images(str(path)))
             left = {what: n for what, n in scanner.ignored.items() if what != "hidden"}
             if left:
                 log.warning("ignored in %s: %s", path, ", ".join(f"{n} {what}" for what, n in sorted(left.items())))
-        elif path.is_file():
+        elif os.path.isfile(path):
             found[str(path)] = path.stat().st_size
         else:
             raise UsageError(f"no file or folder {str(path)!r}", hint=_near(path))

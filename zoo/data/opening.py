@@ -7,6 +7,7 @@ is decoded, torch is not needed.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ def read_records(
         return read_object(data, task=task, labels=labels, image_column=image_column, label_columns=label_columns)
     path = Path(data).expanduser()
     suffix = path.suffix.lower()
-    if suffix in TABLES and path.is_file():
+    if suffix in TABLES and os.path.isfile(path):
         from zoo.data.table import read_table
 
         return read_table(
@@ -129,16 +130,16 @@ def read_records(
             label_columns=label_columns,
             split_column=split_column,
         )
-    scheme = None if path.exists() else _SCHEME.match(str(data))
-    if not path.is_dir() and scheme is None:
+    scheme = None if os.path.exists(path) else _SCHEME.match(str(data))
+    if not os.path.isdir(path) and scheme is None:
         raise _no_data(path)
     given = [f"--{name.replace('_columns', '_column').replace('_', '-')}" for name, value in columns.items() if value]
     if given:
         raise UsageError(f"{given[0]} belongs to a table, but {str(data)!r} is none", hint="leave it out")
+    if task not in (None, "classification"):
+        raise UsageError(f"{str(data)!r} carries no {task} targets", hint="give a table: zoo finetune DATA.csv")
     if scheme is not None:
         return _read_scheme(scheme[1], str(data))
-    if task not in (None, "classification"):
-        raise UsageError(f"class folders carry no {task} targets", hint="give a table: zoo finetune DATA.csv")
     from zoo.data.folder import read_folder
 
     return read_folder(path, follow_links=follow_links)
@@ -155,7 +156,7 @@ def _read_scheme(scheme: str, text: str) -> Records:
 
 def _no_data(path: Path) -> UsageError:
     """The error for a path that is missing, or of a form that nobody reads."""
-    if path.exists():
+    if os.path.exists(path):
         return UsageError(f"{str(path)!r} is no folder and no table", hint=f"give a folder or {', '.join(TABLES)}")
     try:
         near = did_you_mean(path.name, sorted(p.name for p in path.parent.iterdir()))
