@@ -143,5 +143,6 @@ def open_labelled(data: Any, loaded: LoadedModel, split: str | None, options: di
     """The split to measure on, its label map held to the model's."""
     from zoo.data import open_data
 
-    opened = open_data(data, labels=loaded.document.columns, split=split, **options)
+    seen = loaded.document.data.get("fingerprint")
+    opened = open_data(data, labels=loaded.document.columns, trained_on=seen, split=split, **options)
     return opened.split(split) if split is not None else opened.evaluation

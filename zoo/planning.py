@@ -136,6 +136,8 @@ def open_recipe_data(source: Any, recipe: Recipe, **more: Any) -> Dataset:
         split_column=options.split_column,
         val_fraction=options.val_fraction,
         task=options.task,
+        labels_per_class=options.labels_per_class,
+        follow_links=options.follow_links,
         seed=recipe.seed,
         **more,
     )

@@ -58,7 +58,9 @@ class DataOptions:
     split_column: str | None = option(None, help="column of a table that says train, val or test")
     val_fraction: float = option(0.2, help="share of train drawn as val where none is given", low=0.01, high=0.9)
     task: str | None = option(None, help="kind of the targets", choices=("classification", "multilabel", "regression"))
-    max_bad: float = option(0.01, help="share of unreadable images above which training refuses", low=0.0, high=1.0)
+    max_bad: float = option(0.01, help="unreadable images allowed: a share below 1, or a count from 1 on", low=0.0)
+    labels_per_class: int | None = option(None, help="keep so many training samples a class", low=1)
+    follow_links: bool = option(False, help="follow symbolic links that lead out of the folder")
 
 
 AUGMENTS = ("auto", "none", "light", "medium", "strong")

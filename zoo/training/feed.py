@@ -37,7 +37,7 @@ class Feed:
         foreign = [name for name in merge_streams(phase.specs) if name != "train" and name not in run.data.splits]
         if foreign:
             raise UsageError(
-                f"the recipe needs data of the stream {foreign[0]!r}, which {run.data.description.get('kind', 'the data')}"
+                f"the recipe needs data of the stream {foreign[0]!r}, which {run.data.description.get('form', 'the data')}"
                 " does not have",
                 hint="leave the strategy out, or bring data that has it",
             )
