@@ -49,7 +49,7 @@ def list_strategies(pattern: str | None = None) -> list[str]:
 
 
 def _names(kind: str, pattern: str | None) -> list[str]:
-    from zoo.cli.listing import matches
+    from zoo.patterns import matches
 
     entries: Sequence[Entry[Any]] = Registry().entries(kind)
     return [entry.name for entry in entries if matches(entry.name, pattern)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,8 @@ def bundle_in(path: Path) -> Path:
     if run.is_run():
         if not run.is_complete():
             raise UsageError(
-                f"the run in {str(path)!r} is not finished", hint=f"go on with it: zoo finetune --resume --out {path}"
+                f"the run in {str(path)!r} is not finished",
+                hint=f"go on with it: zoo finetune --resume --out {shlex.quote(str(path))}",
             )
         return run.model
     raise UsageError(f"{str(path)!r} is neither a run nor a bundle", hint="it has no recipe.toml and no zoo.json")

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,9 @@ class RunFolder:
         if self.is_run():
             state = "a finished run" if self.is_complete() else "an unfinished run"
             hint = "choose another --out" + (
-                "" if self.is_complete() else f", or go on with it: --resume --out {self.path}"
+                ""
+                if self.is_complete()
+                else f", or go on with it: zoo finetune --resume --out {shlex.quote(str(self.path))}"
             )
             raise ConflictError(f"{str(self.path)!r} holds {state}", hint=hint)
         if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
@@ -83,7 +86,8 @@ class RunFolder:
             raise UsageError(f"there is no run in {str(self.path)!r}", hint="--resume goes on with the run in --out")
         if self.is_complete():
             raise ConflictError(
-                f"the run in {str(self.path)!r} is finished", hint=f"evaluate it: zoo evaluate {self.path} DATA"
+                f"the run in {str(self.path)!r} is finished",
+                hint=f"evaluate it: zoo evaluate {shlex.quote(str(self.path))} DATA",
             )
 
 

@@ -124,11 +124,12 @@ def _metrics(document: Document, figures: tuple[str, ...]) -> list[str]:
 
 def _recipe(document: Document) -> list[str]:
     lines = ["## Recipe", ""]
-    for number, phase in enumerate(document.recipe.get("phase", []), start=1):
+    for place, phase in enumerate(document.recipe.get("phase", []), start=1):
         names = " + ".join(f"`{c['name']}`" for c in phase.get("strategies", []))
-        length = f"{phase['epochs']} epochs" if phase.get("epochs") else f"{phase.get('steps', 0)} steps"
+        number, unit = (phase["epochs"], "epoch") if phase.get("epochs") else (phase.get("steps", 0), "step")
+        length = f"{number or 'no'} {unit}" + ("" if number == 1 else "s")
         detail = f", learning rate {phase['rate']:g}, weight decay {phase['decay']:g}" if phase.get("rate") else ""
-        lines.append(f"{number}. {names}: {length}{detail}, augmentation {phase.get('augment', 'none')}")
+        lines.append(f"{place}. {names}: {length}{detail}, augmentation {phase.get('augment', 'none')}")
     return [*lines, "", f"Seed {document.recipe.get('seed', 0)}. The whole recipe stands in `zoo.json`.", ""]
 
 

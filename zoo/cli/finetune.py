@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from zoo_registry import UsageError
 
-from zoo.cli.output import device_option, emit, hub_option, json_option, offline_option, open_registry, say
+from zoo.cli.output import device_option, emit, hub_option, json_option, offline_option, open_registry, quoted, say
 
 if TYPE_CHECKING:
     from zoo_registry import Registry
@@ -183,6 +183,6 @@ def show_result(result: FinetuneResult, as_json: bool) -> None:
         if skipped:
             say(f"{skipped} unreadable samples were skipped; bad_samples.csv in the run folder lists them")
         say(f"run: {result.run}    bundle: {result.model}")
-        say(f"next: zoo evaluate {result.run} DATA    zoo push {result.run} OWNER/NAME")
+        say(f"next: zoo predict {quoted(result.run)} FILES    zoo push {quoted(result.run)} OWNER/NAME --hub HUB")
 
     emit(value, as_json, human)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 from zoo_registry import BackboneSpec, Entry, HeadSpec, StrategySpec, UsageError
 from zoo_registry.errors import did_you_mean
 
-from zoo.cli.output import emit, hub_option, json_option, open_registry, short_number, table
+from zoo.cli.output import emit, hub_option, json_option, one_line, open_registry, short_number, table
+from zoo.patterns import matches
 
 WHAT = ("backbones", "heads", "strategies", "plugins", "models")
 KIND = {"backbones": "backbone", "heads": "head", "strategies": "strategy"}
+LONG = 50
+"""Rows from which on a person is told how to see fewer."""
 SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
 
 
@@ -64,15 +68,6 @@ def list_command(
         _list_specs(what, pattern, limit, as_json, filters)
 
 
-def matches(name: str, pattern: str | None) -> bool:
-    """Whether a name has the pattern in it, or fits it as a glob (with or without the namespace)."""
-    if pattern is None:
-        return True
-    if any(c in pattern for c in "*?["):
-        return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
-    return pattern in name
-
-
 def spec_row(entry: Entry[Any]) -> dict[str, Any]:
     """The public JSON row of a spec."""
     spec = entry.spec
@@ -117,6 +112,8 @@ def _list_specs(what: str, pattern: str | None, limit: int | None, as_json: bool
         table(rows, header)
         if len(shown) < len(entries):
             click.echo(f"{len(entries) - len(shown)} more; raise --limit to see them", err=True)
+        elif len(shown) > LONG and sys.stdout.isatty():
+            click.echo(f"{len(shown)} {what}; narrow them: zoo list {what} --help has filters", err=True)
 
     emit([spec_row(e) for e in shown] if as_json else None, as_json, human)
 
@@ -186,6 +183,14 @@ def _backbone_cells(name: str, spec: BackboneSpec) -> list[str]:
     ]
 
 
+def model_title(metadata: Mapping[str, Any]) -> str:
+    """The title of a model in its card's ``model-index``, empty where there is none."""
+    index = metadata.get("model-index")
+    first = index[0] if isinstance(index, list) and index else {}
+    name = first.get("name") if isinstance(first, dict) else None
+    return one_line(str(name or metadata.get("model_name") or ""))
+
+
 def _list_models(pattern: str | None, hub: str | None, limit: int | None, as_json: bool) -> None:
     from zoo.hub import open_hub
 
@@ -194,7 +199,7 @@ def _list_models(pattern: str | None, hub: str | None, limit: int | None, as_jso
         {
             "name": info.name,
             "kind": "model",
-            "summary": str(info.metadata.get("model_name") or info.metadata.get("summary") or ""),
+            "summary": model_title(info.metadata),
             "revision": info.revision,
             "private": info.private,
             "modified": info.modified,
@@ -207,7 +212,15 @@ def _list_models(pattern: str | None, hub: str | None, limit: int | None, as_jso
         if not rows:
             click.echo("no models of the zoo there", err=True)
             return
-        cells = [[str(r["name"]), str(r["revision"])[:12], str(r["modified"] or ""), str(r["summary"])] for r in rows]
+        cells = [
+            [
+                str(r["name"]),
+                str(r["revision"])[:12],
+                str(r["modified"] or "")[:19].replace("T", " "),
+                str(r["summary"]),
+            ]
+            for r in rows
+        ]
         table(cells, ["name", "revision", "modified", "summary"])
 
     emit(rows, as_json, human)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +14,8 @@ import click
 
 if TYPE_CHECKING:
     from zoo_registry import Registry
+
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?[kMG%]?")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, text for people on stderr.")
 hub_option = click.option(
@@ -75,5 +79,15 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 epoch``, ``3 epochs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def quoted(path: object) -> str:
+    """A path as it may be pasted into a shell."""
+    return shlex.quote(str(path))
+
+
 def _is_number(text: str) -> bool:
-    return not text or text[0].isdigit() or (text[0] in "-+." and len(text) > 1)
+    return not text or _NUMBER.fullmatch(text) is not None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_registry import BackboneSpec, Registry
 
-from zoo.cli.output import emit, say, short_number, table
+from zoo.cli.output import counted, emit, say, short_number, table
 from zoo.planning import Plan, Request, make_plan
 from zoo.recipe.toml import recipe_to_dict
 
@@ -83,7 +83,7 @@ def phase_cells(phase: PhaseRecipe) -> list[str]:
     names = " + ".join(c.name for c in phase.strategies)
     if phase.steps == 0:
         return [names, "no steps", "", "", "", ""]
-    length = f"{phase.steps} steps" if phase.steps else f"{phase.epochs} epochs"
+    length = counted(phase.steps, "step") if phase.steps else counted(phase.epochs or 0, "epoch")
     return [names, length, f"{phase.rate:g}", f"{phase.decay:g}", f"{phase.warmup:g}", str(phase.augment)]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli.output import counted
 from zoo.training.progress import Reporter
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class LineReporter(Reporter):
         self.total = 0
         self.begun = time.monotonic()
         self.done = self.samples = 0
+        self.metric = ""
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -37,7 +39,7 @@ class LineReporter(Reporter):
     def begin_phase(self, index: int, count: int, label: str, total_steps: int) -> None:
         """Name the phase."""
         self.count, self.total, self.begun, self.done, self.samples = count, total_steps, time.monotonic(), 0, 0
-        steps = f"{total_steps} steps" if total_steps else "no steps"
+        steps = counted(total_steps, "step") if total_steps else "no steps"
         self.say(f"phase {index + 1} of {count}: {label} ({steps})")
 
     def step(self, step: int, epoch: int, loss: float, samples: int) -> None:
@@ -52,7 +54,8 @@ class LineReporter(Reporter):
     def describe(self, row: Mapping[str, Any]) -> str:
         """An epoch in one line."""
         parts = [f"epoch {row['epoch'] + 1}", f"loss {row['train_loss']:.4f}"]
-        parts += [f"{name} {value:.4f}" for name, value in list(row.get("val", {}).items())[:1] if value is not None]
+        self.metric = next((f"{n} {v:.4f}" for n, v in row.get("val", {}).items() if v is not None), self.metric)
+        parts += [self.metric] if row.get("val") else []
         parts.append(f"{self.rate():.0f} samples/s")
         left = self.left(int(row["step"]))
         return ", ".join(parts + ([f"{left} left"] if left else []))
@@ -112,7 +115,8 @@ class BarReporter(LineReporter):
     def step(self, step: int, epoch: int, loss: float, samples: int) -> None:
         """Move the bar."""
         super().step(step, epoch, loss, samples)
-        self.progress.update(self.task, completed=step, detail=f"loss {loss:.3f}  {self.rate():.0f}/s")
+        parts = [f"loss {loss:.3f}", self.metric, f"{self.rate():.0f} samples/s"]
+        self.progress.update(self.task, completed=step, detail="  ".join(part for part in parts if part))
 
 
 def open_reporter(as_json: bool) -> LineReporter:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from zoo.cli.output import emit, hub_option, json_option, offline_option, say, short_number
+from zoo.cli.output import emit, hub_option, json_option, offline_option, quoted, say, short_number
 
 
 @click.command()
@@ -31,6 +31,7 @@ def push(
     """
     from zoo.publishing import preview, publish
 
+    click.echo("loading the bundle in a fresh process, which must find the same logits", err=True)
     if dry_run:
         planned = preview(run, name, hub=hub)
         value = {"name": name, "target": planned.target, "files": planned.files, "dry_run": True}
@@ -50,7 +51,7 @@ def push(
     def human() -> None:
         say(f"{'published' if pushed.created else 'already published'} {pushed.name} at {pushed.revision[:12]}")
         say(f"{pushed.url}")
-        where = f" --hub {hub}" if hub else ""
+        where = f" --hub {quoted(hub)}" if hub else ""
         say(f"next: zoo pull {pushed.name}{where}")
 
     emit(value, as_json, human)
@@ -79,6 +80,6 @@ def pull(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
     def human() -> None:
         say(f"{pulled.name} at {pulled.revision[:12]}")
         say(str(pulled.path))
-        say(f"next: zoo predict {pulled.path} FILES")
+        say(f"next: zoo predict {quoted(pulled.path)} FILES")
 
     emit(value, as_json, human)

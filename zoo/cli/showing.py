@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from zoo_registry import BackboneSpec, Entry, HeadSpec, Registry, StrategySpec, UnknownNameError, UsageError, ZooError
+from zoo_registry import (
+    BackboneSpec,
+    Entry,
+    HeadSpec,
+    ImageInput,
+    Input,
+    Registry,
+    StrategySpec,
+    UnknownNameError,
+    UsageError,
+    ZooError,
+)
 from zoo_registry.options import describe_options
 from zoo_registry.specs import KINDS
 
-from zoo.cli.listing import spec_row
-from zoo.cli.output import emit, hub_option, json_option, offline_option, open_registry, say, short_number, table
+from zoo.cli.listing import model_title, spec_row
+from zoo.cli.output import (
+    counted,
+    emit,
+    hub_option,
+    json_option,
+    offline_option,
+    one_line,
+    open_registry,
+    say,
+    short_number,
+    table,
+)
+
+if TYPE_CHECKING:
+    from zoo.bundle.document import Document
+
+SHOWN = 10
+"""Classes of a column that are named."""
 
 
 @click.command()
@@ -20,7 +48,7 @@ from zoo.cli.output import emit, hub_option, json_option, offline_option, open_r
 @offline_option
 @json_option
 def show(words: tuple[str, ...], hub: str | None, offline: bool, as_json: bool) -> None:
-    """Show everything known of NAME: an installed backbone, head or strategy, a run or bundle folder, or a model on a hub.
+    """Show what is known of NAME: an installed backbone, head or strategy, a run or bundle folder, or a model on a hub.
 
     The registry is asked first, then the disk, then the hub; hf:OWNER/NAME asks the hub alone. KIND (backbone, head or
     strategy) decides where a name means more than one thing.
@@ -136,8 +164,8 @@ def _print_entry(entry: Entry[Any]) -> None:
 
 def _backbone_rows(spec: BackboneSpec) -> list[list[str]]:
     rows = [["parameters", short_number(spec.parameters)], ["family", spec.family]]
-    rows.append(["features", ", ".join(f"{kind} {width}" for kind, width in spec.features.items())])
-    rows.append(["input", ", ".join(f"{k} {v}" for k, v in vars(spec.input).items())])
+    rows.append(["features", ", ".join(f"{kind} {_words(width)}" for kind, width in spec.features.items())])
+    rows.append(["input", describe_input(spec.input)])
     weights = spec.weights
     if weights is None:
         rows.append(["weights", "none"])
@@ -145,7 +173,7 @@ def _backbone_rows(spec: BackboneSpec) -> list[list[str]]:
         where = weights.unsafe or (
             f"{weights.repo}/{weights.file}" if weights.repo else f"{weights.package}: {weights.resource}"
         )
-        rows += [["weights", ("no safe weights: " if weights.unsafe else "") + where]]
+        rows += [["weights", ("no safe ones: " if weights.unsafe else "") + where]]
         rows.append(
             [
                 "licence",
@@ -154,6 +182,20 @@ def _backbone_rows(spec: BackboneSpec) -> list[list[str]]:
         )
     rows.append(["capabilities", ", ".join(sorted(spec.capabilities)) or "none"])
     return rows + [[fact.name, f"{fact.value:g}  ({fact.source})"] for fact in spec.facts]
+
+
+def describe_input(given: Input) -> str:
+    """An input in words: ``224 x 224 px, 3 channels, bicubic, center crop 0.875, mean ..., std ...``."""
+    if not isinstance(given, ImageInput):
+        return ", ".join([given.kind, *(f"{k.replace('_', ' ')} {v}" for k, v in vars(given).items())])
+    fixed = " alone" if given.fixed_size else ""
+    parts = [f"{given.size[0]} x {given.size[1]} px{fixed}", counted(given.channels, "channel"), given.interpolation]
+    parts += [f"{given.crop_mode} crop {given.crop_pct:g}", f"mean {_words(given.mean)}", f"std {_words(given.std)}"]
+    return ", ".join(parts)
+
+
+def _words(value: Any) -> str:
+    return " ".join(f"{v:g}" for v in value) if isinstance(value, tuple | list) else str(value)
 
 
 def _show_folder(path: Path, as_json: bool) -> None:
@@ -165,17 +207,20 @@ def _show_folder(path: Path, as_json: bool) -> None:
     emit({"kind": "model", "path": str(folder), **document.to_json()}, as_json, lambda: _print_document(document))
 
 
-def _print_document(document: Any) -> None:
+def _print_document(document: Document) -> None:
     say(f"model: {document.backbone} + {document.head}", bold=True)
     for column in document.columns:
-        classes = f", {len(column.classes)} classes: {', '.join(column.classes[:10])}" if column.classes else ""
-        say(f"  {column.name}: {column.kind}{classes}")
+        shown = one_line(", ".join(column.classes[:SHOWN])) + (", ..." if len(column.classes) > SHOWN else "")
+        classes = f", {len(column.classes)} classes: {shown}" if column.classes else ""
+        say(f"  {one_line(column.name)}: {column.kind}{classes}")
+    say(f"  input: {describe_input(document.input)}")
     for split, metrics in document.metrics.items():
-        say(f"  {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4]))
+        values = ", ".join(f"{one_line(name)} {value:.4f}" for name, value in list(metrics.items())[:4])
+        say(f"  {one_line(split)}: {values}")
     base = document.base or {}
-    say(
-        f"  base: {base.get('repo') or base.get('package') or 'random weights'}, licence {document.license or 'unknown'}"
-    )
+    source = base.get("repo") or base.get("package") or "random weights"
+    at = f" at {base['revision'][:12]}" if base.get("revision") else ""
+    say(f"  base: {one_line(source + at)}, licence {one_line(document.license or 'unknown')}")
     say(f"  needs: {', '.join(f'{p.distribution} {p.version}' for p in document.plugins)}")
 
 
@@ -199,10 +244,12 @@ def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> No
 
     def human() -> None:
         say(f"model {info.name} at {info.revision[:12]}", bold=True)
+        if model_title(info.metadata):
+            say(f"  {model_title(info.metadata)}")
         say(f"  {info.url}{'  (private)' if info.private else ''}")
         for key in ("license", "base_model", "library_name", "pipeline_tag"):
             if info.metadata.get(key):
-                say(f"  {key}: {info.metadata[key]}")
+                say(f"  {key.replace('_', ' ')}: {one_line(str(info.metadata[key]))}")
         for file in info.files:
             say(f"  {short_number(file.size):>6}B  {file.path}")
 
