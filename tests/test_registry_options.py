@@ -72,19 +72,16 @@ def test_the_command_line_reads_what_python_prints(options: Everything, word: st
     assert parse_options(Everything, texts, where="x") == options
 
 
-@given(
-    st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(Everything)]), st.none() | st.text() | finite)
-)
+names = st.sampled_from([f.name for f in dataclasses.fields(Everything)])
+
+
+@given(st.dictionaries(names, st.none() | st.text() | finite))
 def test_any_value_is_taken_or_refused_in_words(values):
     built, problems = check_options(Everything, values, where="head")
     assert (built is None) == bool(problems)
-    assert all(
-        problem.startswith("head.") and "\n" not in problem.replace("\\n", "")
-        for problem in problems
-        if "'" not in problem
-    )
+    assert all(problem.startswith("head.") for problem in problems)
     if built is not None:
-        assert options_to_dict(built)["count"] >= 0
+        assert parse_options(Everything, options_to_dict(built), where="x") == built
 
 
 def test_defaults_need_nothing():

@@ -34,7 +34,8 @@ CAPABILITIES = {
     "linear_layers": "linear_layers() -> names of linear layers reached through their own forward",
     "intermediates": "intermediates(x) -> one map per stage, finest first",
     "insert_tokens": "insert_tokens(block, tokens [N, D] or None): extra tokens put in front of this block's sequence "
-    "and taken off behind it, live (gradients reach them); None takes them out again (deep VPT)",
+    "and taken off behind it; live, so that gradients reach them, but not registered: they stay the caller's. None "
+    "takes them out again; a UsageError where the block has no sequence (deep VPT)",
     "native_head": "native_head() -> a fresh copy of the pretrained classifier of the pooled features (Co-Tuning, LwF)",
     "classifier": "the native classifier is one Linear or 1x1 convolution, so export() can carry a folded head",
     "encode_text": "encode_text(texts) -> text features in the space of the pooled features (zero-shot heads)",

@@ -116,7 +116,7 @@ def as_list(features: Any) -> list[Tensor]:
 def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
     """Whether two features of one kind agree."""
     pairs = zip(as_list(left), as_list(right), strict=True)
-    return all(a.shape == b.shape and float((a - b).abs().max()) <= tolerance for a, b in pairs)
+    return all(a.shape == b.shape and float((a - b).detach().abs().max()) <= tolerance for a, b in pairs)
 
 
 def builds_without_weights(entry: BackboneEntry) -> None:
@@ -243,7 +243,7 @@ def intermediates_are_maps(entry: BackboneEntry) -> None:
 def inserted_tokens_matter(entry: BackboneEntry) -> None:
     """Tokens in front of some block change the features and get a gradient; taken out, everything is as before."""
     module, given = build(entry), entry.spec.input
-    before, reached = features_of(module, given), []
+    before, names, reached = features_of(module, given), set(module.state_dict()), []
     width = entry.spec.features.get("tokens") or entry.spec.features["pooled"]
     for block in module.blocks():
         tokens = nn.Parameter(torch.ones(2, width))
@@ -251,6 +251,9 @@ def inserted_tokens_matter(entry: BackboneEntry) -> None:
             module.insert_tokens(block, tokens)
         except UsageError:  # this block has no sequence
             continue
+        require(
+            set(module.state_dict()) == names, "inserted tokens become tensors of the backbone; they are the caller's"
+        )
         after = module(example(module, given))
         torch.stack([tensor.square().mean() for tensor in as_list(after)]).sum().backward()
         if tokens.grad is not None and not same(before, after):

@@ -28,13 +28,12 @@ class Mixer(nn.Module):
         self.out = nn.Linear(width, width)
         self.widen = nn.Linear(width, 2 * width)
         self.narrow = nn.Linear(2 * width, width)
-        self.inserted: Tensor | None = None
+        self.inserted: tuple[Tensor, ...] = ()  # in a tuple, so that torch registers no parameter here
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, N, D] -> [B, N, D]."""
-        extra = 0 if self.inserted is None else len(self.inserted)
-        if self.inserted is not None:
-            x = torch.cat([self.inserted.expand(len(x), -1, -1), x], dim=1)
+        extra = sum(len(tokens) for tokens in self.inserted)
+        x = torch.cat([*(tokens.expand(len(x), -1, -1) for tokens in self.inserted), x], dim=1)
         q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
         x = x + self.out(F.scaled_dot_product_attention(q, k, v))
         x = x + self.narrow(F.gelu(self.widen(x)))
@@ -85,7 +84,7 @@ class TinyBackbone(nn.Module):
         """Put tokens [N, D] in front of the mixer's sequence."""
         if block != "mixer":
             raise UsageError(f"block {block!r} has no token sequence", hint="'mixer' has")
-        self.mixer.inserted = tokens
+        self.mixer.inserted = () if tokens is None else (tokens,)
 
     def native_head(self) -> nn.Linear:
         """A classifier of five classes, the same on each call."""
