@@ -231,6 +231,28 @@ def test_another_image_size_is_reported(name, resized, tmp_path):
         assert module(images(image)).shape[1] == spec.features["pooled"]
 
 
+def test_a_grid_of_as_many_tokens_is_reported_too(tmp_path):
+    path, _ = native_file(VIT, tmp_path)
+    image = dataclasses.replace(SPECS[VIT].input, size=(80, 320))
+    assert make(SPECS[VIT], weights=path, image=image).load_report.resized == ("model.pos_embed",)
+
+
+def test_renamed_tensors_are_found_by_their_content(tmp_path):
+    path, native = native_file(VIT, tmp_path)
+    save_file({f"model.{n}" if n != "norm.weight" else n: t for n, t in native.state_dict().items()}, path)
+    with pytest.raises(IntegrityError, match="lacks 75 tensors"):
+        make(SPECS[VIT], weights=path)
+    hidden = timm.create_model("vit_tiny_patch16_224", embed_dim=48, depth=1, num_heads=3)
+    state = {f"visual.trunk.{n}": t for n, t in hidden.state_dict().items()}  # what the filter of timm's ViT unwraps
+    save_file({**state, "logit_scale": torch.ones(1)}, path)
+    kwargs = {"embed_dim": 48, "depth": 1, "num_heads": 3}
+    spec = dataclasses.replace(SPECS[VIT], extra={"architecture": "vit_tiny_patch16_224", "kwargs": kwargs})
+    module = make(dataclasses.replace(spec, input=ImageInput()), weights=path)
+    assert module.load_report.resized == module.load_report.initialised == ()
+    assert torch.equal(module.model.norm.weight, hidden.norm.weight)
+    assert module.load_report.loaded == len(module.state_dict())
+
+
 def test_other_channels_are_reported(tmp_path):
     spec = SPECS[RESNET]
     path, native = native_file(RESNET, tmp_path)

@@ -180,13 +180,8 @@ class TimmBackbone(nn.Module):
         overlay = _file_channels(recipe, file_shapes(weights))
         with recorded_load() as taken:
             model = _guarded(recipe, weights, overlay=overlay)
-        found = report(
-            model,
-            weights,
-            taken,
-            classifiers=recipe.classifiers,
-            native_shapes=lambda: _shapes(recipe.at_native_input()),
-        )
+        native = None if recipe.image.size == recipe.native.size else lambda: _shapes(recipe.at_native_input())
+        found = report(model, weights, taken, classifiers=recipe.classifiers, native_shapes=native)
         _refuse_gaps(recipe, model, weights, found)
         self.load_report = LoadReport(
             loaded=found.loaded,
@@ -257,7 +252,7 @@ def _file_channels(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]]) -> dic
     wanted = recipe.image.channels
     if stem is None or wanted == recipe.native.channels or len(stem) != 4 or stem[1] != wanted:
         return {}
-    return {"input_size": (wanted, *recipe.native.size)}
+    return {"input_size": (wanted, *recipe.native.size), "first_conv": None}  # None: there is nothing to adapt
 
 
 def _shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:

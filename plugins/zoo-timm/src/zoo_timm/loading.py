@@ -72,7 +72,7 @@ def report(
     taken: Mapping[str, Tensor],
     *,
     classifiers: tuple[str, ...],
-    native_shapes: Callable[[], Mapping[str, Shape]],
+    native_shapes: Callable[[], Mapping[str, Shape]] | None,
 ) -> LoadReport:
     """Compare a loaded ``model`` with its weights file.
 
@@ -81,10 +81,11 @@ def report(
         path: the weights file.
         taken: what was handed to ``load_state_dict``, see :func:`recorded_load`.
         classifiers: module names of the pretrained classifier, which timm drops.
-        native_shapes: shapes of the model at the file's own input size; asked only where names do not tell.
+        native_shapes: shapes of the model at the file's own input size, asked only where names do not tell; None
+            where the model has that size.
 
-    A tensor counts as resized where the number of its elements changed, as loaded otherwise (a filter may also rename,
-    reshape or join tensors).
+    Another number of elements means resized; at another input size so do other values. Everything else counts as
+    loaded (a filter may also rename, reshape or join tensors).
     """
     shapes = file_shapes(path)
     state = model.state_dict()
@@ -92,9 +93,11 @@ def report(
     renamed = [name for name in used if name not in shapes]
     sources = _sources(path, {n: used[n] for n in renamed}, [n for n in shapes if n not in used]) if renamed else {}
     converted = [name for name in renamed if name not in sources.values()]
-    resized = [n for n in used if n in shapes and used[n].numel() != _count(shapes[n])]
-    if converted:
-        native = native_shapes()
+    named = [name for name in used if name in shapes]
+    resized = [n for n in named if used[n].numel() != _count(shapes[n])]
+    if native_shapes is not None:
+        resized += _changed(path, {n: used[n] for n in named if n not in resized})
+        native = native_shapes() if converted else {}
         resized += [n for n in converted if used[n].numel() != _count(native.get(n, tuple(used[n].shape)))]
     left = [name for name in shapes if name not in used and name not in sources]
     if converted:  # what was joined into another tensor is not lost, and nothing tells which ones were
@@ -105,6 +108,12 @@ def report(
         initialised=tuple(name for name in state if name not in used),
         dropped=tuple(sorted(left)),
     )
+
+
+def _changed(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of ``tensors`` whose values are not those of the file (a grid of 10 x 10 may become one of 5 x 20)."""
+    with safe_open(path, framework="pt") as file:
+        return [n for n, t in tensors.items() if not torch.equal(t.flatten(), file.get_tensor(n).flatten().to(t.dtype))]
 
 
 def _sources(path: Path, targets: Mapping[str, Tensor], candidates: list[str]) -> dict[str, str]:

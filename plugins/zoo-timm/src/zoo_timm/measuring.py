@@ -130,7 +130,8 @@ def measure_numbers(name: str) -> Measured:
     """What shapes cannot tell, on the CPU with drawn weights; ``capabilities`` holds what was found true.
 
     ``classifier``: logits of the whole model equal the classifier on the pooled features; ``map``: the map equals
-    timm's own last map (patch tokens lie in rows, not in another order).
+    timm's own last map (patch tokens lie in rows, not in another order). Parameters that the pooled features do not
+    depend on are noted under ``gradients``.
     """
     probe = Probe(name, "cpu")
     torch.manual_seed(0)
@@ -149,7 +150,18 @@ def measure_numbers(name: str) -> Measured:
         if headless.forward_features(x).ndim == 3:
             _require_close(extract(headless, x, "map"), _last_map(headless, x))
         found.capabilities.append("map")
+    with _noting(found, "gradients"), torch.enable_grad():
+        _require_gradients(headless, x)
     return found
+
+
+def _require_gradients(model: nn.Module, x: Tensor) -> None:
+    """Every parameter has a part in the pooled features."""
+    named = dict(model.named_parameters())
+    gradients = torch.autograd.grad(model(x).square().sum(), list(named.values()), allow_unused=True)
+    dead = [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
+    if dead:
+        raise ValueError(f"without a gradient: {', '.join(dead)}")
 
 
 def _last_map(model: nn.Module, x: Tensor) -> Any:
