@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["hub_fixtures"]
+pytest_plugins = ["hub_fixtures", "zoo_runs"]

@@ -21,14 +21,39 @@ FLAGS = {"settings": "set", "label_columns": "label_column"}
 """Parameters whose option is called otherwise."""
 
 
-@click.command()
+class FinetuneCommand(click.Command):
+    """The command, whose help ends with what ``--set`` takes."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The settings with their defaults, from the recipe's own options."""
+        from zoo_registry.options import describe_options
+
+        from zoo.recipe import DataOptions, TrainOptions
+
+        with formatter.section("Settings (--set KEY=VALUE)"):
+            rows = [("backbone.OPTION, head.OPTION, strategy.NAME.OPTION", "options of the parts: zoo show NAME")]
+            rows += [("strategy.2.rate", "rate, decay, warmup or augment of the second phase")]
+            for root, schema in (("train", TrainOptions), ("data", DataOptions)):
+                for o in describe_options(schema):
+                    default = "" if o.default in (None, ()) else f" [{str(o.default).lower()}]"
+                    rows.append((f"{root}.{o.name}", f"{o.help}{f', {o.allowed}' if o.allowed else ''}{default}"))
+            formatter.write_dl(rows, col_max=24)
+
+
+@click.command(cls=FinetuneCommand)
 @click.argument("data", required=False)
 @click.option("--backbone", metavar="NAME", help="Backbone; a recommended one by default (zoo list backbones).")
 @click.option("--head", metavar="NAME", help="Head; the plain one for the task by default (zoo list heads).")
 @click.option("--strategy", metavar="RECIPE", help="How it learns, such as linear:3,full:10 (zoo list strategies).")
 @click.option("--epochs", metavar="N", help="Epochs of the last phase that names no length.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder; runs/N by default.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any option, such as train.clip=0.5.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting, such as train.clip=0.5; they stand below.",
+)
 @click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A recipe.toml to start from.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and stop.")
