@@ -65,46 +65,48 @@ def recipe_from_dict(values: dict[str, Any], *, where: str) -> Recipe:
     Raises:
         UsageError: names every unknown key and every value of a wrong type at once.
     """
-    problems = [_unknown(key, _TOP, where) for key in values if key not in _TOP]
-    data_values = dict(_table(values, "data", where, problems))
+    problems = [_unknown(key, _TOP, "recipe") for key in values if key not in _TOP]
+    data_values = dict(_table(values, "data", problems))
     source = data_values.pop("source", None)
-    data, wrong = check_options(DataOptions, data_values, where=f"{where}: data")
+    data, wrong = check_options(DataOptions, data_values, where="data")
     problems += wrong
-    train, wrong = check_options(TrainOptions, _table(values, "train", where, problems), where=f"{where}: train")
+    train, wrong = check_options(TrainOptions, _table(values, "train", problems), where="train")
     problems += wrong
-    run, wrong = check_options(_RunOptions, {k: values[k] for k in _RUN if k in values}, where=where)
+    run, wrong = check_options(_RunOptions, {k: values[k] for k in _RUN if k in values}, where="recipe")
     problems += wrong
-    phases = _read_phases(values.get("phase", []), where, problems)
+    phases = _read_phases(values.get("phase", []), problems)
     parts = {}
     for name in ("backbone", "head"):
         if name not in values:
-            problems.append(f"{where}: [{name}] is missing")
-        parts[name] = _read_component(values.get(name, ""), f"{where}: {name}", problems)
-    weights = _table(values, "weights", where, problems)
+            problems.append(f"[{name}] is missing")
+        parts[name] = _read_component(values.get(name, ""), name, problems)
+    weights = _table(values, "weights", problems)
     if not isinstance(source, str | None) or not all(isinstance(value, str) for value in weights.values()):
-        problems.append(f"{where}: data.source and the values of [weights] are texts")
+        problems.append("data.source and the values of [weights] are texts")
     if problems:
-        raise UsageError("; ".join(problems), hint="a run leaves a recipe that works in its folder: RUN/recipe.toml")
+        raise UsageError(
+            f"{where}: {'; '.join(problems)}", hint="a run leaves a recipe that works in its folder: RUN/recipe.toml"
+        )
     return Recipe(
         **parts, phases=phases, **vars(run), source=source, data=data, train=train, weights=dict(weights) or None
     )
 
 
-def _table(values: dict[str, Any], name: str, where: str, problems: list[str]) -> dict[str, Any]:
+def _table(values: dict[str, Any], name: str, problems: list[str]) -> dict[str, Any]:
     table = values.get(name, {})
     if isinstance(table, dict):
         return table
-    problems.append(f"{where}: {name} is {table!r:.60}, not a table")
+    problems.append(f"{name} is {table!r:.60}, not a table")
     return {}
 
 
-def _read_phases(rows: Any, where: str, problems: list[str]) -> tuple[PhaseRecipe, ...]:
+def _read_phases(rows: Any, problems: list[str]) -> tuple[PhaseRecipe, ...]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        problems.append(f"{where}: phase is no list of tables, write [[phase]]")
+        problems.append("phase is no list of tables, write [[phase]]")
         return ()
     phases = []
     for number, row in enumerate(rows, start=1):
-        at = f"{where}: phase {number}"
+        at = f"phase {number}"
         named = row.get("strategies")
         if not isinstance(named, list) or not named:
             problems.append(f"{at} names no strategies")
