@@ -138,7 +138,7 @@ def _installed() -> tuple[list[EntryPoint], list[Plugin]]:
     A distribution that stands on the path twice counts once, as the import system would have it.
     """
     points: dict[str, list[EntryPoint]] = {}
-    broken: list[Plugin] = []
+    broken: dict[str, Plugin] = {}
     for distribution in distributions():
         try:
             text = distribution.read_text("entry_points.txt") or ""
@@ -150,8 +150,8 @@ def _installed() -> tuple[list[EntryPoint], list[Plugin]]:
             owner, version = _origin(distribution)
             plugin = Plugin(namespace=_normal(owner), distribution=owner, version=version)
             plugin.fail("metadata", f"entry_points.txt cannot be read: {type(error).__name__}: {one_line(error)}")
-            broken.append(plugin)
-    return [point for group in points.values() for point in group], broken
+            broken.setdefault(plugin.namespace, plugin)
+    return [point for group in points.values() for point in group], list(broken.values())
 
 
 def _origin(distribution: Distribution | None) -> tuple[str, str]:
