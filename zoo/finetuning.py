@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from zoo_registry import Registry, RunStoppedError, UsageError, ZooError
+from zoo_registry import Registry, UsageError
+from zoo_registry.options import parse_options
 from zoo_registry.strategy import compose
 
 from zoo.assembly.assemble import Assembled, assemble_model
 from zoo.assembly.model import TransferModel
 from zoo.bundle.write import Findings, write_bundle
-from zoo.data.bad import write_bad_samples
 from zoo.data.dataset import Dataset
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
@@ -26,10 +27,14 @@ from zoo.planning import Plan, Request, make_plan
 from zoo.recipe import Recipe, read_recipe, write_recipe
 from zoo.runs import RunFolder
 from zoo.training.checkpoint import CheckpointFolder
+from zoo.training.lock import RunLock
 from zoo.training.log import MetricsLog
 from zoo.training.loop import train
 from zoo.training.progress import Reporter
 from zoo.training.run import Phase, TrainingRun
+from zoo.training.session import check_circumstances, listed_bad, told_ends, write_circumstances
+from zoo.training.signals import StopSignal
+from zoo.training.streams import check_streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +152,6 @@ def build_phases(recipe: Recipe, registry: Registry) -> list[Phase]:
         for component in phase.strategies:
             entry = registry.strategy(component.name)
             factory: Any = entry.factory()
-            from zoo_registry.options import parse_options
-
             options = parse_options(entry.spec.options, component.options, where=entry.spec.name)
             parts.append((entry.spec, factory(entry.spec, options)))
         phases.append(Phase(phase, compose(parts)))
@@ -167,62 +170,74 @@ def _execute(
     resume: bool,
 ) -> FinetuneResult:
     recipe, data = plan.recipe, plan.data
-    _check_fingerprint(folder, data, resume)
-    with reproducible(recipe.train.deterministic, recipe.train.threads):
-        assembled = assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline)
-        recipe = _pin(recipe, assembled)
+    hint = f"go on with: zoo finetune --resume --out {folder.path}"
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignal(hint))
+        if resume:
+            stack.enter_context(RunLock(folder.path))
+            folder.require_resumable()
+            for line in check_circumstances(folder, data, device):
+                reporter.note(line)
+        threads = stack.enter_context(reproducible(recipe.train.deterministic, recipe.train.threads))
         phases = build_phases(recipe, registry)
+        for phase in phases:
+            check_streams(phase.specs, data)
+        assembled = assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline)
+        recipe = _pin(recipe, assembled, threads if device.type == "cpu" else 0)
         _check_head_methods(assembled, phases)
-        for line in assembled.summary():  # notes on the data were logged when it was opened
+        for line in [*data.notes, *assembled.summary()]:
             reporter.note(line)
         prepare = getattr(assembled.model.head, "prepare_targets", None)
         if prepare is not None:
             prepare(data.split("train").targets)
         if not resume:
-            _open_folder(folder, recipe, data)
-
-        def rebuild() -> TransferModel:
-            return assemble_recipe(recipe, data, registry, device, pretrained=False).model
-
-        run = TrainingRun(
-            model=assembled.model,
-            phases=phases,
-            data=data,
-            input=assembled.input,
-            options=recipe.train,
-            seed=recipe.seed,
-            device=device,
-            max_bad=recipe.data.max_bad,
-            folder=folder.path,
-            rebuild=rebuild,
-        )
-        log = MetricsLog(folder.metrics)
-        checkpoints = CheckpointFolder(folder.checkpoints)
-        try:
-            train(run, log=log, checkpoints=checkpoints, reporter=reporter)
-        except ZooError:
-            raise
-        except (OSError, torch.OutOfMemoryError, MemoryError) as error:
-            raise _stopped(error, folder) from error
-        finally:
-            if len(run.bad):
-                write_bad_samples(folder.bad_samples, run.bad.rows)
-        return _conclude(run, log, assembled, recipe, registry, folder)
+            _open_folder(folder, recipe, data, device, stack)
+        run = _make_run(assembled, phases, recipe, data, registry, device, hub=hub, offline=offline)
+        with told_ends(hint, stop), listed_bad(folder.bad_samples, run):
+            log = MetricsLog(folder.metrics)
+            checkpoints = CheckpointFolder(folder.checkpoints)
+            train(run, log=log, checkpoints=checkpoints, reporter=reporter, stop=stop)
+            return _conclude(run, log, assembled, recipe, registry, folder)
 
 
-def _check_fingerprint(folder: RunFolder, data: Dataset, resume: bool) -> None:
-    """A resumed run must see the data it started with."""
-    if resume:
-        known = (folder.path / "data.sha256").read_text(encoding="utf-8").strip()
-        if known != data.fingerprint:
-            raise UsageError(
-                f"the data is not what the run in {str(folder.path)!r} started with (names, sizes or labels changed)",
-                hint="bring the data back as it was, or start a new run",
-            )
+def _make_run(
+    assembled: Assembled,
+    phases: list[Phase],
+    recipe: Recipe,
+    data: Dataset,
+    registry: Registry,
+    device: torch.device,
+    *,
+    hub: str | None,
+    offline: bool,
+) -> TrainingRun:
+    def rebuild() -> TransferModel:
+        return assemble_recipe(recipe, data, registry, device, pretrained=False).model
+
+    def assemble(name: str) -> TransferModel:
+        from zoo.models import load_model
+
+        return load_model(name, registry, device=device, hub=hub, offline=offline).model
+
+    return TrainingRun(
+        model=assembled.model,
+        phases=phases,
+        data=data,
+        input=assembled.input,
+        options=recipe.train,
+        seed=recipe.seed,
+        device=device,
+        max_bad=recipe.data.max_bad,
+        assembler=assemble,
+        rebuild=rebuild,
+    )
 
 
-def _pin(recipe: Recipe, assembled: Assembled) -> Recipe:
-    """Note where the weights came from; a rerun of the recipe must find the same bytes."""
+def _pin(recipe: Recipe, assembled: Assembled, threads: int) -> Recipe:
+    """Note where the weights came from, and the number of CPU threads where they compute (0 where they do not).
+
+    A rerun of the recipe must find the same bytes, and splits its sums in the same way.
+    """
     if recipe.weights and assembled.weights:
         known, found = recipe.weights.get("sha256"), assembled.weights.get("sha256")
         if known != found:
@@ -230,7 +245,8 @@ def _pin(recipe: Recipe, assembled: Assembled) -> Recipe:
                 f"the recipe pins the weights of {assembled.backbone.name} to sha256 {known}, found {found}",
                 hint="remove [weights] from the recipe to take the ones found",
             )
-    return dataclasses.replace(recipe, weights=dict(assembled.weights) if assembled.weights else None)
+    train = dataclasses.replace(recipe.train, threads=threads or recipe.train.threads)
+    return dataclasses.replace(recipe, train=train, weights=dict(assembled.weights) if assembled.weights else None)
 
 
 def _check_head_methods(assembled: Assembled, phases: list[Phase]) -> None:
@@ -244,23 +260,25 @@ def _check_head_methods(assembled: Assembled, phases: list[Phase]) -> None:
                 )
 
 
-def _open_folder(folder: RunFolder, recipe: Recipe, data: Dataset) -> None:
+def _open_folder(folder: RunFolder, recipe: Recipe, data: Dataset, device: torch.device, stack: ExitStack) -> None:
+    """Make the run folder, hold it as long as ``stack`` lasts, and write the recipe last: then it is a run.
+
+    Raises:
+        ConflictError: somebody else was faster.
+        UsageError: the folder cannot be written.
+    """
     existed = folder.path.exists()
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        (folder.path / "data.sha256").write_text(data.fingerprint + "\n", encoding="utf-8")
+        stack.enter_context(RunLock(folder.path))
+        folder.refuse_existing()
+        write_circumstances(folder, data, device)
         write_recipe(folder.recipe, recipe)
     except OSError as error:
         if not existed:
             shutil.rmtree(folder.path, ignore_errors=True)
-        raise UsageError(f"cannot write to {str(folder.path)!r}: {error.strerror}", hint="choose another --out") from error
-
-
-def _stopped(error: BaseException, folder: RunFolder) -> RunStoppedError:
-    hint = f"go on with: zoo finetune --resume --out {folder.path}"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return RunStoppedError("out of memory", hint="a smaller --batch-size with --set train.accumulate=2 keeps the effective batch")
-    return RunStoppedError(f"the run stopped: {error}", hint=hint)
+        reason = f"cannot write to {str(folder.path)!r}: {error.strerror}"
+        raise UsageError(reason, hint="choose another --out") from error
 
 
 def _conclude(
@@ -268,11 +286,16 @@ def _conclude(
 ) -> FinetuneResult:
     """Evaluate the final model, write figures and bundle."""
     run.model.eval()
-    reports = {}
+    options = run.options
+    run.bad.allowed = None  # the limit is for training; here every unreadable image is listed
+    reports: dict[str, Report] = {}
     for name in ("val", "test"):
         if name in run.data.splits:
             split = run.data.split(name)
-            found = predict_split(run.model, split, run.pipeline, batch_size=run.options.batch_size, workers=run.options.workers)
+            found = predict_split(
+                run.model, split, run.pipeline, batch_size=options.batch_size, workers=options.workers
+            )
+            run.bad.add(found.bad)
             reports[name] = report_columns(run.data.columns, found, split)
     chosen = "test" if "test" in reports else "val"
     write_json(folder.report, {name: report.to_json() for name, report in reports.items()})

@@ -11,14 +11,12 @@ import torch
 from zoo_registry import Column
 
 from zoo.data import open_files
-from zoo.evaluation.predictions import iterate_batches
+from zoo.evaluation.predictions import head_threshold, iterate_batches
 from zoo.training.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from zoo.bundle.read import LoadedModel
 
-THRESHOLD = 0.5
-"""Probability from which on a label of a multilabel column is predicted, where the head names no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ def predict_files(
     """
     split = open_files(files)
     pipeline = Pipeline(loaded.model.backbone, loaded.input, next(loaded.model.parameters()).device)
-    threshold = float(getattr(loaded.model.head, "threshold", THRESHOLD))
+    threshold = head_threshold(loaded.model)
     for batch in iterate_batches(split, pipeline, batch_size=batch_size, workers=workers):
         scores: dict[str, np.ndarray] = {}
         if batch.ids:

@@ -2,7 +2,8 @@
 
 ::
 
-    RUN/recipe.toml  metrics.jsonl  report.json  bad_samples.csv  curves.png  checkpoints/  model/ (the bundle)
+    RUN/recipe.toml  run.json  metrics.jsonl  report.json  bad_samples.csv  curves.png  checkpoints/
+        model/ (the bundle)
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo_registry import ConflictError, UsageError
+
+LOCK = ".lock"
+"""Name of the file by which a process holds the folder, see :mod:`zoo.training.lock`."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class RunFolder:
     def recipe(self) -> Path:
         """The resolved recipe."""
         return self.path / "recipe.toml"
+
+    @property
+    def circumstances(self) -> Path:
+        """What a resume must find again: the data's fingerprint, device and versions."""
+        return self.path / "run.json"
 
     @property
     def metrics(self) -> Path:
@@ -72,7 +81,7 @@ class RunFolder:
                 else f", or go on with it: zoo finetune --resume --out {shlex.quote(str(self.path))}"
             )
             raise ConflictError(f"{str(self.path)!r} holds {state}", hint=hint)
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        if self.path.is_file() or (self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir())):
             raise ConflictError(f"{str(self.path)!r} exists and is not empty", hint="choose another --out")
 
     def require_resumable(self) -> None:

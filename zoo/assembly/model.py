@@ -166,9 +166,9 @@ class FoldedHead(nn.Module):
         self.weight = nn.Parameter(classifier.weight.detach().clone())
         self.bias = nn.Parameter(classifier.bias.detach().clone())
         self.column = column
-        self._origin = [origin]  # in a list, so that torch does not register it
         if hasattr(origin, "threshold"):
-            self.threshold = origin.threshold
+            self.threshold = float(origin.threshold)  # type: ignore[arg-type]
+        self._origin = [origin]  # in a list, so that torch does not register it
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FoldedHead:
         self._origin[0]._apply(fn, recurse)

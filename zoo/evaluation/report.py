@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from zoo_registry import Column
+from zoo_registry import Column, DataError
 
 from zoo.data.dataset import Split
 from zoo.evaluation.column_report import ColumnReport
@@ -42,17 +42,26 @@ class Report:
 
 
 def report_columns(columns: tuple[Column, ...], found: Predictions, split: Split) -> Report:
-    """Compare predictions with the split's targets; every readable, labelled sample counts exactly once."""
+    """Compare predictions with the split's targets; every readable, labelled sample counts exactly once.
+
+    Raises:
+        DataError: no sample of the split could be read, or a column has no label at all.
+    """
     rows = np.asarray(found.indices, dtype=int)
+    if not len(rows):
+        first = f"; the first is {found.bad[0].id!r}: {found.bad[0].reason}" if found.bad else ""
+        raise DataError(f"none of the {len(split)} samples of {split.name} can be read{first}")
     reports = {}
     for column in columns:
         targets = np.asarray(split.encoded[column.name])[rows]
-        reports[column.name] = evaluate_column(column, found.scores[column.name], targets)
+        reports[column.name] = evaluate_column(
+            column, found.scores[column.name], targets, threshold=found.threshold
+        )
     if len(columns) == 1:
         metrics = dict(reports[columns[0].name].metrics)
     else:
         metrics = {f"{name}.{metric}": value for name, r in reports.items() for metric, value in r.metrics.items()}
-    return Report(reports, metrics, len(rows), [{"file": bad.sample, "reason": bad.reason} for bad in found.bad])
+    return Report(reports, metrics, len(rows), [{"file": bad.id, "reason": bad.reason} for bad in found.bad])
 
 
 def main_score(columns: tuple[Column, ...], metrics: Mapping[str, float]) -> float:

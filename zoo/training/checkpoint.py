@@ -3,16 +3,18 @@
 ::
 
     RUN/checkpoints/
-        start-1.safetensors        weights at the start of phase 1 (from 0), kept while it runs
-        best-1-4.safetensors       evaluation weights of phase 1's best epoch so far
+        start-1.safetensors        weights at the start of phase 1 (from 0), kept while it runs; phase 0 starts from
+                                   the assembled model
+        best-1-4.safetensors       evaluation weights of phase 1's best epoch so far, those that may have moved
         step-1-00000120/           model, optimiser, strategies and loop state after step 120 of phase 1
-            tensors.safetensors   state.json (with the sha256 of the other)
+            tensors.safetensors   state.json (with the sha256 of the other, and of the files it needs)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -25,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from zoo_registry import IntegrityError
 
-from zoo.files import write_folder, write_json, write_tensors
+from zoo.files import sync_folder, write_folder, write_json, write_tensors
 
 _NAME = re.compile(r"^step-(\d+)-(\d+)$")
 
@@ -50,6 +52,7 @@ class CheckpointFolder:
     def __init__(self, path: Path, keep: int = 2) -> None:
         self.path = path
         self.keep = keep
+        self._hashes: dict[str, str] = {}
 
     def save(self, phase: int, step: int, state: Mapping[str, Any], *, needs: tuple[str, ...] = ()) -> None:
         """Write a checkpoint, then drop what no kept checkpoint needs.
@@ -61,47 +64,80 @@ class CheckpointFolder:
         """
         tensors: dict[str, Tensor] = {}
         plain = _take_tensors(state, "", tensors)
-        head = {"phase": phase, "step": step, "needs": list(needs)}
+        head = {"phase": phase, "step": step, "needs": {name: self._hash(name) for name in needs}}
 
         def fill(folder: Path) -> None:
             write_tensors(folder / "tensors.safetensors", tensors)
-            digest = hashlib.sha256((folder / "tensors.safetensors").read_bytes()).hexdigest()
+            digest = _sha256(folder / "tensors.safetensors")
             write_json(folder / "state.json", {**head, "sha256": digest, "state": plain})
 
         self.path.mkdir(parents=True, exist_ok=True)
         write_folder(self.path / f"step-{phase}-{step:08d}", fill)
-        folders = self._folders()
-        for old in folders[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
-        needed = {name for folder in folders[-self.keep :] for name in _needs(folder)}
-        for file in self.path.glob("*.safetensors"):
-            if file.stem not in needed:
-                file.unlink(missing_ok=True)
+        self._prune((phase, step))
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest undamaged checkpoint, and what is wrong with newer ones."""
+    def newest(self, device: torch.device | None = None) -> tuple[Checkpoint | None, list[str]]:
+        """The newest undamaged checkpoint, its tensors on ``device`` where they were on one, and what is wrong with
+        newer ones. What an interrupted write left behind is removed.
+        """
+        if self.path.is_dir():
+            for left in self.path.glob(".*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         damaged = []
-        for folder in reversed(self._folders()):
+        for _, folder in reversed(self._folders()):
             try:
-                return _read(folder), damaged
+                return self._read(folder, device), damaged
             except (IntegrityError, OSError, ValueError, KeyError) as error:
-                damaged.append(f"checkpoint {folder.name} is damaged ({error}); using the one before it")
+                damaged.append(f"checkpoint {folder.name} is damaged ({error}); going back to the one before it")
         return None, damaged
 
     def save_weights(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write ``NAME.safetensors``."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_tensors(self.path / f"{name}.safetensors", tensors)
+        self._hashes[name] = _sha256(self.path / f"{name}.safetensors")
 
     def load_weights(self, name: str) -> dict[str, Tensor]:
         """Read ``NAME.safetensors``."""
         return load_file(self.path / f"{name}.safetensors")
 
-    def _folders(self) -> list[Path]:
+    def _hash(self, name: str) -> str:
+        if name not in self._hashes:
+            self._hashes[name] = _sha256(self.path / f"{name}.safetensors")
+        return self._hashes[name]
+
+    def _folders(self) -> list[tuple[tuple[int, int], Path]]:
+        """``(phase, step)`` and path of each checkpoint, oldest first."""
         if not self.path.is_dir():
             return []
         found = [(m, p) for p in self.path.iterdir() if (m := _NAME.match(p.name)) and p.is_dir()]
-        return [p for _, p in sorted(((int(m[1]), int(m[2])), p) for m, p in found)]
+        return sorted(((int(m[1]), int(m[2])), p) for m, p in found)
+
+    def _prune(self, newest: tuple[int, int]) -> None:
+        """Keep the last ones up to ``newest`` and what they need; later ones are damaged ones of an earlier life."""
+        folders = self._folders()
+        kept = [path for place, path in folders if place <= newest][-self.keep :]
+        for _, path in folders:
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+        needed = {name for path in kept for name in _needs(path)}
+        for file in self.path.glob("*.safetensors"):
+            if file.stem not in needed:
+                file.unlink(missing_ok=True)
+        sync_folder(self.path)
+
+    def _read(self, folder: Path, device: torch.device | None) -> Checkpoint:
+        head = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        needed = {self.path / f"{name}.safetensors": digest for name, digest in head["needs"].items()}
+        for file, digest in {folder / "tensors.safetensors": head["sha256"], **needed}.items():
+            if _sha256(file) != digest:
+                raise IntegrityError(f"{file.name} differs from its recorded sha256")
+        tensors = load_file(folder / "tensors.safetensors")
+        return Checkpoint(head["phase"], head["step"], _put_tensors(head["state"], tensors, device))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _needs(folder: Path) -> list[str]:
@@ -111,19 +147,12 @@ def _needs(folder: Path) -> list[str]:
         return []
 
 
-def _read(folder: Path) -> Checkpoint:
-    head = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    file = folder / "tensors.safetensors"
-    if hashlib.sha256(file.read_bytes()).hexdigest() != head["sha256"]:
-        raise IntegrityError(f"{file.name} differs from its recorded sha256")
-    return Checkpoint(head["phase"], head["step"], _put_tensors(head["state"], load_file(file)))
-
-
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` with every tensor replaced by a reference; dict keys that are no strings are kept apart."""
+    """``value`` as JSON: tensors go to ``tensors`` and leave a reference; odd keys and odd floats are written apart."""
     if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"$tensor": path}
+        name = f"{len(tensors)}{path}"
+        tensors[name] = value
+        return {"$tensor": name, "device": value.device.type}
     if isinstance(value, Mapping):
         items = [[k, _take_tensors(v, f"{path}/{k}", tensors)] for k, v in value.items()]
         return {"$map": items} if any(not isinstance(k, str) for k in value) else dict(items)
@@ -131,17 +160,22 @@ def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
     if isinstance(value, set | frozenset):
         return sorted(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(float(value))}
     return value
 
 
-def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _put_tensors(value: Any, tensors: Mapping[str, Tensor], device: torch.device | None) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"$tensor"}:
-            return tensors[value["$tensor"]]
-        if set(value) == {"$map"}:
-            return {k: _put_tensors(v, tensors) for k, v in value["$map"]}
-        return {k: _put_tensors(v, tensors) for k, v in value.items()}
-    return [_put_tensors(v, tensors) for v in value] if isinstance(value, list) else value
+        if "$tensor" in value:
+            tensor = tensors[value["$tensor"]]
+            return tensor.to(device) if device is not None and value["device"] != "cpu" else tensor
+        if "$float" in value:
+            return float(value["$float"])
+        if "$map" in value:
+            return {k: _put_tensors(v, tensors, device) for k, v in value["$map"]}
+        return {k: _put_tensors(v, tensors, device) for k, v in value.items()}
+    return [_put_tensors(v, tensors, device) for v in value] if isinstance(value, list) else value
 
 
 def clone_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ A phase::
 
     thaw, seed, prepare*, parameter groups, feed, hash every tensor
     epoch:  begin_epoch*, what is trainable is in groups
-    step:   per micro-batch: alter*, objective or supervised loss, penalty*, finite?, backward
+    step:   per micro-batch: alter*, objective or supervised loss, penalty*, finite?, backward   (zoo.training.step)
             before_step*, clip, rate, optimiser step, after_step*
     end:    frozen hashes and gradients seen, evaluation weights or best, finish*, drop what is auxiliary
 
@@ -13,49 +13,72 @@ Everything random is keyed by (seed, phase, epoch, step), so a phase can go on f
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from zoo_registry import Batch, Losses, ParameterGroup, RunStoppedError, ZooError
+from zoo_registry import Batch
 from zoo_registry.strategy import overrides
 
-from zoo.data.bad import BadRow
 from zoo.evaluation.report import main_score
 from zoo.training.checkpoint import CheckpointFolder, clone_state
 from zoo.training.feed import Feed
-from zoo.training.guard import Guard
-from zoo.training.groups import default_groups
+from zoo.training.guard import Guard, refuse_foreign
 from zoo.training.log import MetricsLog
+from zoo.training.phase_state import begun_states, capture, restore
 from zoo.training.progress import Reporter
 from zoo.training.run import Phase, TrainingRun
-from zoo.training.schedule import rate_factor
+from zoo.training.selection import Selection
 from zoo.training.signals import StopSignal
+from zoo.training.step import Stepper
+from zoo.training.streams import check_streams
 
 
-def train(run: TrainingRun, *, log: MetricsLog, checkpoints: CheckpointFolder | None, reporter: Reporter) -> None:
+def train(
+    run: TrainingRun,
+    *,
+    log: MetricsLog,
+    checkpoints: CheckpointFolder | None,
+    reporter: Reporter,
+    stop: StopSignal | None = None,
+) -> None:
     """Run all phases, from the newest checkpoint where there is one. The model is plain and final afterwards.
 
+    Args:
+        run: its model has the base weights.
+        log: gets a row for each epoch and phase; rows later than the checkpoint are cut off.
+        checkpoints: None keeps nothing.
+        reporter: told of progress.
+        stop: asked after every step; None cannot be asked.
+
     Raises:
-        RunStoppedError: the loss is not finite, or a signal came; the newest checkpoint can be resumed.
+        RunStoppedError: loss or gradient is not finite, or a signal came; the newest checkpoint can be resumed.
         DataError: too many unreadable images.
         ZooError: a frozen tensor changed, or a trainable one never got a gradient.
     """
-    resumed = None
-    if checkpoints is not None:
-        resumed, damaged = checkpoints.newest()
-        for line in damaged:
-            reporter.note(line)
-    first = resumed.phase if resumed else 0
-    for run.phase in range(first, len(run.phases)):
-        state = resumed.state if resumed and run.phase == first else None
-        PhaseLoop(run, run.phases[run.phase], log, checkpoints, reporter).run_phase(state)
+    for phase in run.phases:
+        check_streams(phase.specs, run.data)
+    resumed, damaged = checkpoints.newest(run.device) if checkpoints is not None else (None, [])
+    for line in damaged:
+        reporter.note(line)
+    if resumed is None:
+        log.truncate(0)
+    first = resumed.phase if resumed is not None else 0
+    for index, phase in enumerate(run.phases[first:], first):
+        run.phase = index
+        state = resumed.state if resumed is not None and index == first else None
+        PhaseLoop(run, phase, log, checkpoints, reporter, stop or StopSignal()).run_phase(state)
 
 
 class PhaseLoop:
-    """One phase of a run."""
+    """One phase of a run.
+
+    Attributes:
+        ended: whether the last step of the phase is done.
+        begun: states of strategies at the epoch's start, see :func:`zoo.training.phase_state.begun_states`.
+        sums: loss and samples of the epoch so far.
+    """
 
     def __init__(
         self,
@@ -64,187 +87,117 @@ class PhaseLoop:
         log: MetricsLog,
         checkpoints: CheckpointFolder | None,
         reporter: Reporter,
+        stop: StopSignal,
     ) -> None:
-        self.run, self.phase, self.log, self.reporter = run, phase, log, reporter
+        self.run, self.phase, self.log, self.reporter, self.stop = run, phase, log, reporter, stop
         self.checkpoints = checkpoints
-        self.model = run.model
-        self.best: float | None = None
-        self.best_epoch = -1
-        self.best_weights: dict[str, Tensor] | None = None
+        self.model: Any = run.model
+        self.selection = Selection(run.phase, run.options.keep, run.options.patience, checkpoints)
+        self.ended = False
+        self.begun: list[dict[str, Any]] = [{} for _ in phase.strategies]
         self.sums = {"loss": 0.0, "samples": 0}
-        self.losses: Losses = {}
+        self.losses: dict[str, float] = {}
+        self.saved_at = time.monotonic()
 
     def run_phase(self, state: dict[str, Any] | None) -> None:
         """Prepare, train, finish."""
-        self._prepare(state)
+        self._begin(state)
+        self._prepare(None if state is None else state["guard"]["before"])
+        if state is not None:
+            restore(self, state)
+        self.reporter.begin_phase(self.run.phase, len(self.run.phases), self.phase.recipe.label(), self.run.total_steps)
         try:
-            if self.run.total_steps:
-                self._train(state)
-            record = self.guard.finish(self.model, unused=self._unused(), where=f"phase {self.run.phase + 1}")
+            self.ended = self.ended or not self.run.total_steps
+            if not self.ended:
+                self.feed.open()
+                with self.stop.deferred():
+                    self._train()
+            unused = self.run.unreached() if self.guard.waiting else []
+            record = self.guard.finish(self.model, unused=unused, where=f"phase {self.run.phase + 1}")
         finally:
             self.feed.close()
         self._finish(record)
 
-    def _prepare(self, state: dict[str, Any] | None) -> None:
+    def _begin(self, state: dict[str, Any] | None) -> None:
+        """The weights at the phase's start. Those of the first phase come from assembly."""
+        run, name = self.run, f"start-{self.run.phase}"
+        if self.checkpoints is not None and run.phase > 0:
+            if state is not None:
+                self.model.load_state_dict(self.checkpoints.load_weights(name))
+            else:
+                self.checkpoints.save_weights(name, self.model.state_dict())
+        run.start = clone_state(self.model.state_dict())
+
+    def _prepare(self, before: Mapping[str, str] | None) -> None:
         run, model = self.run, self.model
-        name = f"start-{run.phase}"
-        if state is not None and self.checkpoints is not None:
-            model.load_state_dict(self.checkpoints.load_weights(name))
-        run.start = clone_state(model.state_dict())
-        if state is None and self.checkpoints is not None:
-            self.checkpoints.save_weights(name, run.start)
         run.step = run.epoch = run.micro = 0
         model.thaw()
         model.train()
         model.label_smoothing = run.options.label_smoothing
         run.seed_model("prepare")
         for strategy in self.phase.strategies:
-            strategy.prepare(model, run)
-        model.taps = tuple(tap for strategy in self.phase.strategies for tap in strategy.taps)
+            strategy.prepare(model, run.seen)
+        model.taps = tuple(dict.fromkeys(tap for strategy in self.phase.strategies for tap in strategy.taps))
+        model.to(run.device)  # what prepare added
         model.train()
         self.feed = Feed(run, self.phase)
         recipe = self.phase.recipe
         run.total_steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * self.feed.steps_per_epoch
-        self.groups = self._parameter_groups()
-        settings = [{"params": g["params"], "lr": g["rate"], "weight_decay": g["decay"]} for g in self.groups]
-        self.optimiser = torch.optim.AdamW(settings) if settings else None
-        self.guard = Guard(model)
-        if state is not None:
-            self._restore(state)
-        self.reporter.begin_phase(run.phase, len(run.phases), recipe.label(), run.total_steps)
-        if run.total_steps:
-            self.feed.open()
+        self.guard = Guard(model, before)
+        self.stepper = Stepper(run, self.phase, self.guard)
 
-    def _parameter_groups(self) -> list[ParameterGroup]:
-        rate, decay = float(self.phase.recipe.rate or 0.0), float(self.phase.recipe.decay or 0.0)
-        owner = next((s for s in self.phase.strategies if overrides(s, "parameter_groups")), None)
-        groups = owner.parameter_groups(self.model, rate) if owner else default_groups(self.model, rate, decay)
-        claimed = [id(p) for g in groups for p in g["params"]]
-        if len(claimed) != len(set(claimed)):
-            raise ZooError(f"phase {self.run.phase + 1}: a parameter is in two parameter groups")
-        rest = [p for p in self.model.auxiliary.parameters() if id(p) not in set(claimed)]
-        if rest:
-            groups = [*groups, ParameterGroup(params=rest, rate=rate, decay=decay)]
-        return [group for group in groups if group["params"]]
-
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _train(self) -> None:
         run, per_epoch = self.run, self.feed.steps_per_epoch
-        run.step = int(state["step"])
-        run.epoch = max(0, (run.step - 1) // per_epoch)
+        while not self.ended:
+            run.epoch, within = divmod(run.step, per_epoch)
+            if within == 0:
+                self._begin_epoch()
+            self.model.train()
+            self.guard.begin_epoch(self.model, self.stepper.grouped)
+            for batches in self.feed.epoch(run.epoch, within):
+                self._step(batches)
+                last = run.step == run.total_steps
+                if last or run.step % per_epoch == 0:
+                    self.ended = self._end_epoch() or last
+                self._save_if_due()
+                if self.ended:
+                    break
+
+    def _begin_epoch(self) -> None:
+        self.begun = begun_states(self.phase)
         for strategy in self.phase.strategies:
-            strategy.begin_epoch(self.model, run)
-        self.model.load_state_dict(state["model"])
-        if self.optimiser is not None:
-            self.optimiser.load_state_dict(state["optimiser"])
-        for strategy, saved in zip(self.phase.strategies, state["strategies"], strict=True):
-            strategy.load_state_dict(saved)
-        self.guard.load(state["guard"])
-        self.best, self.best_epoch, self.sums = state["best"], state["best_epoch"], dict(state["sums"])
-        run.bad.add(BadRow(*row) for row in state["bad"])
-        self.log.truncate(int(state["rows"]))
+            strategy.begin_epoch(self.model, self.run.seen)
+        self.feed.weigh()
+        self.sums = {"loss": 0.0, "samples": 0}
 
-    def _train(self, state: dict[str, Any] | None) -> None:
-        run, per_epoch = self.run, self.feed.steps_per_epoch
-        grouped = {id(p) for g in self.groups for p in g["params"]}
-        self.saved_at = time.monotonic()
-        with StopSignal() as stop:
-            while run.step < run.total_steps:
-                run.epoch, within = divmod(run.step, per_epoch)
-                if within == 0:
-                    for strategy in self.phase.strategies:
-                        strategy.begin_epoch(self.model, run)
-                    self.sums = {"loss": 0.0, "samples": 0}
-                self.model.train()
-                self.guard.begin_epoch(self.model, grouped)
-                for planned, batches in self.feed.epoch(run.epoch, within):
-                    self._step(planned, batches)
-                    ended = run.step % per_epoch == 0 or run.step == run.total_steps
-                    if ended and self._end_epoch():
-                        return
-                    if self.checkpoints is not None and (ended or self._due() or stop.requested):
-                        self._checkpoint()
-                    if stop.requested:
-                        raise stop.error(self.checkpoints is not None)
-                    if ended:
-                        break
-
-    def _step(self, planned: int, batches: list[Batch]) -> None:
-        run, model = self.run, self.model
-        batches = [batch for batch in batches if len(batch) > 0]
-
-        def backward() -> Losses:
-            total: Losses = {}
-            for run.micro, batch in enumerate(batches):
-                run.seed_model(run.step, run.micro)
-                share = len(batch) / planned
-                losses = self._losses(Batch(views=dict(batch.views), targets=batch.targets, ids=batch.ids, features=batch.features))
-                loss = torch.stack([value.float() for value in losses.values()]).sum()
-                self._refuse_non_finite(loss, losses)
-                (loss * share).backward()
-                for name, value in losses.items():
-                    total[name] = total.get(name, 0.0) + value.detach() * share
-            return total
-
-        run.recompute = backward
-        self.losses = backward()
-        self.guard.after_backward(model)
-        for strategy in self.phase.strategies:
-            strategy.before_step(model, run)
-        run.recompute = None
-        if self.optimiser is not None:
-            self._update()
-        for strategy in self.phase.strategies:
-            strategy.after_step(model, run)
-        if self.optimiser is not None:
-            self.optimiser.zero_grad(set_to_none=True)
-        samples = sum(len(batch) for batch in batches)
-        loss = float(sum(self.losses.values()))
-        self.sums["loss"] += loss * samples
-        self.sums["samples"] += samples
+    def _step(self, batches: list[dict[str, Batch]]) -> None:
+        run = self.run
+        result = self.stepper.take(batches)
+        self.losses = result.losses
+        self.sums["loss"] += result.loss * result.samples
+        self.sums["samples"] += result.samples
         run.step += 1
-        self.reporter.step(run.step, run.epoch, loss, samples)
+        self.reporter.step(run.step, run.epoch, result.loss, result.samples)
 
-    def _losses(self, batch: Batch) -> Losses:
-        run, strategies = self.run, self.phase.strategies
-        for strategy in strategies:
-            batch = strategy.alter(batch, run)
-        batches = {"train": batch}
-        owner = next((s for s in strategies if overrides(s, "objective")), None)
-        losses = dict(owner.objective(self.model, batches, run)) if owner else {"supervised": self.model.supervised(batch)}
-        for spec, strategy in self.phase.parts:
-            for name, value in strategy.penalty(self.model, batches, run).items():
-                losses[f"{spec.name}.{name}"] = value
-        return losses
-
-    def _refuse_non_finite(self, loss: Tensor, losses: Losses) -> None:
-        if not bool(torch.isfinite(loss)):
-            run = self.run
-            parts = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
-            factor = rate_factor(run.step, run.total_steps, warmup=self._warmup, schedule=run.options.schedule)
-            raise RunStoppedError(
-                f"the loss is not finite at phase {run.phase + 1}, step {run.step + 1} ({parts}; learning rate "
-                f"{float(self.phase.recipe.rate or 0) * factor:.3g})",
-                hint="lower --lr, or set train.clip; checkpoints before this step are kept",
-            )
-
-    @property
-    def _warmup(self) -> float:
-        return float(self.phase.recipe.warmup or 0.0)
-
-    def _update(self) -> None:
-        run, optimiser = self.run, self.optimiser
-        assert optimiser is not None
-        if run.options.clip:
-            torch.nn.utils.clip_grad_norm_([p for g in self.groups for p in g["params"]], run.options.clip)
-        factor = rate_factor(run.step, run.total_steps, warmup=self._warmup, schedule=run.options.schedule)
-        for group, settings in zip(self.groups, optimiser.param_groups, strict=True):
-            settings["lr"] = group["rate"] * factor
-        optimiser.step()
+    def _save_if_due(self) -> None:
+        """A checkpoint after so much time, at the phase's last step, and when a signal came, which then stops it."""
+        if self.checkpoints is not None:
+            every = self.run.options.checkpoint_every
+            due = every > 0 and time.monotonic() - self.saved_at >= every
+            if due or self.ended or self.stop.requested:
+                start = (f"start-{self.run.phase}",) if self.run.phase > 0 else ()
+                needs = (*start, *self.selection.write())
+                self.checkpoints.save(self.run.phase, self.run.step, capture(self), needs=needs)
+                self.saved_at = time.monotonic()
+        if self.stop.requested:
+            raise self.stop.error()
 
     def _evaluation_weights(self) -> dict[str, Tensor] | None:
+        """Those of the strategy that owns them, as far as they may move: what is frozen stays as it is, bit by bit."""
         for strategy in self.phase.strategies:
             if overrides(strategy, "evaluation_weights"):
-                return {**self.model.state_dict(), **(strategy.evaluation_weights(self.model) or {})}
+                found = strategy.evaluation_weights(self.model)
+                return None if found is None else self.guard.moving(found)
         return None
 
     def _end_epoch(self) -> bool:
@@ -253,92 +206,45 @@ class PhaseLoop:
         mean = self.sums["loss"] / max(1, self.sums["samples"])
         row: dict[str, Any] = {"event": "epoch", "phase": run.phase, "epoch": run.epoch, "step": run.step}
         row |= {"train_loss": mean, "samples": self.sums["samples"], "rate": float(self.phase.recipe.rate or 0.0)}
-        row["losses"] = {name: float(value) for name, value in self.losses.items()}
-        last = run.step >= run.total_steps
-        if last or (run.epoch + 1) % run.options.evaluate_every == 0:
+        row["losses"] = self.losses
+        if run.step == run.total_steps or (run.epoch + 1) % run.options.evaluate_every == 0:
             row["val"] = self._evaluate()
         self.log.append(row)
         self.reporter.epoch(row)
-        patience = run.options.patience
-        return bool(patience and self.best_epoch >= 0 and run.epoch - self.best_epoch >= patience)
+        return self.selection.exhausted(run.epoch)
 
     def _evaluate(self) -> dict[str, float]:
         run, model = self.run, self.model
         weights = self._evaluation_weights()
-        live = clone_state(model.state_dict()) if weights is not None else None
-        if weights is not None:
-            model.load_state_dict(weights)
+        live = clone_state(model.state_dict()) if weights else {}
+        if weights:
+            model.load_state_dict({**live, **weights})
         metrics = run.evaluate(model, self.feed.validation)
-        score = main_score(run.columns, metrics)
-        if run.options.keep == "best" and not math.isnan(score) and (self.best is None or score > self.best):
-            self.best, self.best_epoch = score, run.epoch
-            self.best_weights = clone_state(model.state_dict())
-            if self.checkpoints is not None:
-                self.checkpoints.save_weights(f"best-{run.phase}-{run.epoch}", self.best_weights)
-        if live is not None:
+        self.selection.offer(main_score(run.columns, metrics), run.epoch, self.guard.moving(model.state_dict()))
+        if weights:
             model.load_state_dict(live)
         return metrics
 
-    def _due(self) -> bool:
-        every = self.run.options.checkpoint_every
-        return every > 0 and time.monotonic() - self.saved_at >= every
-
-    def _checkpoint(self) -> None:
-        run = self.run
-        assert self.checkpoints is not None
-        state = {
-            "step": run.step,
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict() if self.optimiser else None,
-            "strategies": [strategy.state_dict() for strategy in self.phase.strategies],
-            "guard": self.guard.state(),
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "sums": self.sums,
-            "bad": [list(row) for row in run.bad.rows],
-            "rows": self.log.rows,
-        }
-        needs = [f"start-{run.phase}"] + ([f"best-{run.phase}-{self.best_epoch}"] if self.best_epoch >= 0 else [])
-        self.checkpoints.save(run.phase, run.step, state, needs=tuple(needs))
-        self.saved_at = time.monotonic()
-
-    def _unused(self) -> list[str]:
-        """Parameters that no pass reaches even when everything learns; looked for only where some got no gradient."""
-        if not self.guard.waiting:
-            return []
-        probe = self.run.reference()
-        probe.requires_grad_(True)
-        size = (2, self.run.input.channels, *self.run.input.size) if self.run.input.kind == "image" else None  # type: ignore[union-attr]
-        names = []
-        if size is not None:
-            outputs = probe.predict(torch.rand(size, device=self.run.device))
-            torch.stack([o.float().square().sum() for o in outputs.values()]).sum().backward()
-            names = [n for n, p in probe.named_parameters() if p.grad is None and n.startswith("backbone.")]
-            probe.zero_grad(set_to_none=True)
-        probe.requires_grad_(False)
-        return names
-
     def _finish(self, record: dict[str, Any]) -> None:
+        """The weights that the phase ends with, ``finish``, and away with what is auxiliary.
+
+        Raises:
+            ZooError: the model has other tensors than at the phase's start.
+        """
         run, model = self.run, self.model
-        weights = self._evaluation_weights()
-        if run.options.keep == "best" and self.best_epoch >= 0:
-            if self.best_weights is None and self.checkpoints is not None:
-                self.best_weights = self.checkpoints.load_weights(f"best-{run.phase}-{self.best_epoch}")
-            weights = self.best_weights
-            record["best_epoch"] = self.best_epoch
+        weights = self.selection.weights()
         if weights is not None:
-            model.load_state_dict(weights)
+            record["best_epoch"] = self.selection.epoch
+        else:
+            weights = self._evaluation_weights()
+        if weights:
+            model.load_state_dict({**model.state_dict(), **weights})
         run.seed_model("finish")
         for strategy in self.phase.strategies:
-            strategy.finish(model, run)
+            strategy.finish(model, run.seen)
         model.auxiliary.clear()
         model.taps = ()
-        missing = set(run.start) ^ set(model.state_dict())
-        if missing:
-            raise ZooError(
-                f"phase {run.phase + 1} left the model with other tensors than a plain one: {sorted(missing)[:3]}",
-                hint="the strategy's finish() must merge what it injected",
-            )
+        refuse_foreign(run.start, model, where=f"phase {run.phase + 1}")
         record |= {"event": "phase", "phase": run.phase, "label": self.phase.recipe.label(), "steps": run.step}
         self.log.append(record)
         self.reporter.end_phase(run.phase, record)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
-from zoo_registry import Batch, Column, Input, Losses, StrategySpec, UsageError
+from zoo_registry import Column, DataError, Input, Losses, StrategySpec, UsageError
+from zoo_registry import Run as RunProtocol
 from zoo_registry import Strategy as StrategyBase
 
 from zoo.assembly.model import TransferModel
 from zoo.data.bad import BadSamples
 from zoo.data.dataset import Dataset, Split
-from zoo.evaluation.predictions import Predictions, predict_features, predict_split
+from zoo.evaluation.predictions import Predictions, iterate_batches, predict_features, predict_split
 from zoo.evaluation.report import main_score, report_columns
 from zoo.keys import generator, key
 from zoo.recipe.recipe import PhaseRecipe, TrainOptions
@@ -52,7 +52,6 @@ class TrainingRun:
         data: with the splits ``train`` and ``val``.
         options: of training.
         seed: of everything random.
-        folder: the run folder; None keeps nothing on disk.
         assembler: builds another model of the zoo by name.
         rebuild: builds this model anew with any weights; a copy of ``model`` is taken where it is None.
         base: the weights that the run started from, by name in the model's state dict.
@@ -69,7 +68,6 @@ class TrainingRun:
     seed: int
     device: torch.device
     max_bad: float = 0.01
-    folder: Path | None = None
     assembler: Callable[[str], TransferModel] | None = None
     rebuild: Callable[[], TransferModel] | None = None
     base: dict[str, Tensor] = field(default_factory=dict)
@@ -87,6 +85,11 @@ class TrainingRun:
         self.bad = BadSamples(sum(len(self.data.split(name)) for name in ("train", "val")), self.max_bad)
         if not self.base:
             self.base = clone_state(self.model.state_dict())
+
+    @property
+    def seen(self) -> RunProtocol:
+        """This run as strategies see it."""
+        return cast(RunProtocol, self)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -119,7 +122,10 @@ class TrainingRun:
         value = key(self.seed, self.phase, *parts)
         torch.default_generator.manual_seed(value)
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(value)
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(value)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(value)
 
     def reference(self) -> TransferModel:
         """A frozen copy of the model with the base weights, in evaluation mode; made once."""
@@ -140,12 +146,14 @@ class TrainingRun:
         return self.assembler(name)
 
     def backward(self) -> Losses:
-        """Compute the step's gradients again on the same batches."""
+        """Compute the step's gradients again, on the same batches with the same randomness and the weights as they
+        are now; they replace those there were.
+        """
         if self.recompute is None:
             raise RuntimeError("backward() is for before_step")
         return self.recompute()
 
-    def extract(self, model: TransferModel, split: str = "train") -> tuple[Tensor, dict[str, Tensor]]:
+    def extract(self, model: TransferModel, split: str = "train") -> tuple[Any, dict[str, Tensor]]:
         """Features of all readable samples under the evaluation view, and their targets, in data order.
 
         Returns:
@@ -155,19 +163,27 @@ class TrainingRun:
         targets = {c: t[found].to(self.device) for c, t in self.data.split(split).targets.items()}
         return features, targets
 
-    def extract_rows(self, model: TransferModel, split: str = "train") -> tuple[Tensor, list[int]]:
-        """Features under the evaluation view, and the index of the sample each row belongs to."""
+    def extract_rows(self, model: TransferModel, split: str = "train") -> tuple[Any, list[int]]:
+        """Features under the evaluation view, and the index of the sample each row belongs to.
+
+        Raises:
+            DataError: no sample can be read.
+        """
         predictions = self._predict(model, split, features=True)
-        assert predictions.features is not None
+        if predictions.features is None:
+            raise DataError(f"none of the {len(self.data.split(split))} samples of {split} can be read")
         return predictions.features, predictions.indices
 
-    def evaluate(self, model: TransferModel, features: tuple[Tensor, list[int]] | None = None) -> dict[str, float]:
+    def evaluate(self, model: TransferModel, features: tuple[Any, list[int]] | None = None) -> dict[str, float]:
         """Metrics on ``val``; ``features`` are cached ones of ``val``, with the indices of their samples."""
         split = self.data.split("val")
         mode = model.training
         model.eval()
         try:
-            found = predict_features(model, *features) if features else self._predict(model, "val")
+            if features:
+                found = predict_features(model, *features, batch_size=self.options.batch_size)
+            else:
+                found = self._predict(model, "val")
         finally:
             model.train(mode)
         return report_columns(self.columns, found, split).metrics
@@ -183,40 +199,57 @@ class TrainingRun:
             if live is not None:
                 model.load_state_dict(live)
 
+    @torch.no_grad()
     def recalibrate(self, model: TransferModel) -> None:
-        """Recompute BatchNorm statistics as plain averages over ``train`` under the evaluation view."""
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+        """Recompute BatchNorm statistics as plain averages over ``train`` under the evaluation view.
+
+        Those of frozen blocks rest: what they see has not changed.
+        """
+        norms = [
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+            if name not in model._frozen and not name.startswith("auxiliary.")
+        ]
         if not norms:
             return
         modes = {module: module.training for module in model.modules()}
         momenta = [norm.momentum for norm in norms]
-
-        def average() -> None:
+        model.eval()
+        try:
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None
-                norm.training = True
-
-        try:
-            self._predict(model, "train", features=True, before=average)
+                norm.momentum, norm.training = None, True
+            for loaded in iterate_batches(
+                self.train, self.pipeline, batch_size=self.options.batch_size, workers=self.options.workers
+            ):
+                if len(loaded) > 1:  # BatchNorm cannot learn from one
+                    model.predict(self.pipeline.feed(loaded.views["eval"]))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
             for module, mode in modes.items():
                 module.training = mode
 
-    def _predict(
-        self,
-        model: TransferModel,
-        split: str,
-        *,
-        features: bool = False,
-        before: Callable[[], None] | None = None,
-    ) -> Predictions:
+    def unreached(self) -> list[str]:
+        """Backbone parameters that no pass reaches even where everything learns: they can never get a gradient."""
+        probe = self.reference()
+        loaded = next(
+            (b for b in iterate_batches(self.train, self.pipeline, batch_size=2) if b.ids), None
+        )  # two samples are enough, whatever the modality
+        if loaded is None:
+            return []
+        probe.requires_grad_(True)
+        outputs = probe.predict(self.pipeline.feed(loaded.views["eval"]))
+        torch.stack([o.float().square().sum() for o in outputs.values()]).sum().backward()
+        names = [n for n, p in probe.named_parameters() if p.grad is None and n.startswith("backbone.")]
+        probe.zero_grad(set_to_none=True)
+        probe.requires_grad_(False)
+        return names
+
+    def _predict(self, model: TransferModel, split: str, *, features: bool = False) -> Predictions:
         mode = model.training
         model.eval()
-        if before is not None:
-            before()
         try:
             found = predict_split(
                 model,

@@ -1,9 +1,12 @@
-"""SIGINT and SIGTERM while training: finish the step, write a checkpoint, stop; a second SIGINT stops at once."""
+"""SIGINT and SIGTERM: while training, finish the step, write a checkpoint, stop; elsewhere stop at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -11,7 +14,7 @@ from zoo_registry import RunStoppedError
 
 
 class InterruptedRunError(RunStoppedError):
-    """A signal stopped the run."""
+    """A signal stopped the run; the exit code is 128 + its number."""
 
     kind = "interrupted"
 
@@ -21,10 +24,20 @@ class InterruptedRunError(RunStoppedError):
 
 
 class StopSignal:
-    """Context in which SIGINT and SIGTERM set :attr:`requested`; does nothing outside the main thread."""
+    """Context that takes SIGINT and SIGTERM; does nothing outside the main thread, and nothing unless entered.
 
-    def __init__(self) -> None:
+    Args:
+        hint: the next step, for the error.
+
+    Attributes:
+        number: the signal that came, 0 where none did.
+    """
+
+    def __init__(self, hint: str | None = None) -> None:
+        self.hint = hint
         self.number = 0
+        self._pid = os.getpid()
+        self._deferred = False
         self._old: dict[int, Any] = {}
 
     @property
@@ -42,13 +55,25 @@ class StopSignal:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def _take(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.requested:
-            raise KeyboardInterrupt
-        self.number = number
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While this lasts a signal is only noted, a second SIGINT excepted; at its end it raises."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self.requested:
+            raise self.error()
 
-    def error(self, resumable: bool) -> InterruptedRunError:
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a data worker, forked with this handler
+            os._exit(128 + number)
+        again = self.requested and number == signal.SIGINT
+        self.number = number
+        if again or not self._deferred:
+            raise self.error()
+
+    def error(self) -> InterruptedRunError:
         """The error to raise once the state is safe."""
-        name = signal.Signals(self.number).name
-        hint = "go on with: zoo finetune --resume --out RUN" if resumable else None
-        return InterruptedRunError(f"stopped by {name}", self.number, hint)
+        return InterruptedRunError(f"stopped by {signal.Signals(self.number).name}", self.number, self.hint)
