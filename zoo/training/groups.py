@@ -5,27 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from zoo_registry import ParameterGroup, ZooError
 from zoo_registry.strategy import overrides
 
 from zoo.training.run import Phase
 
 
-def default_groups(module: nn.Module, rate: float, decay: float) -> list[ParameterGroup]:
-    """Every parameter of the module, frozen ones included (they have no gradient and are skipped): one rate.
+def decayed(group: ParameterGroup, decay: float) -> list[ParameterGroup]:
+    """The group as it is where it names its weight decay; else ``decay`` on matrices and kernels, none on vectors.
 
-    Biases, normalisation weights and other vectors get no weight decay.
+    Vectors are biases and the weights of normalisation layers.
     """
-    parameters = list(module.parameters())
+    if "decay" in group:
+        return [group]
+    matrices = [p for p in group["params"] if p.ndim > 1]
+    vectors = [p for p in group["params"] if p.ndim <= 1]
     return [
-        ParameterGroup(params=[p for p in parameters if p.ndim > 1], rate=rate, decay=decay),
-        ParameterGroup(params=[p for p in parameters if p.ndim <= 1], rate=rate, decay=0.0),
+        ParameterGroup(params=matrices, rate=group["rate"], decay=decay),
+        ParameterGroup(params=vectors, rate=group["rate"], decay=0.0),
     ]
 
 
 def phase_groups(model: Any, phase: Phase) -> list[ParameterGroup]:
-    """The groups of the strategy that owns the rates, or the default ones; what is auxiliary and in none is added.
+    """The groups of the strategy that owns the rates, or all of backbone and head at one rate; then what is auxiliary.
+
+    Frozen parameters are in them too: they have no gradient and are skipped.
 
     Raises:
         ZooError: a parameter is in two groups.
@@ -35,15 +39,14 @@ def phase_groups(model: Any, phase: Phase) -> list[ParameterGroup]:
     if owner is not None:
         groups = list(owner.parameter_groups(model, rate))
     else:
-        groups = [*default_groups(nn.ModuleList([model.backbone, model.head]), rate, decay)]
+        groups = [ParameterGroup(params=[*model.backbone.parameters(), *model.head.parameters()], rate=rate)]
     claimed = [id(p) for group in groups for p in group["params"]]
     if len(claimed) != len(set(claimed)):
         raise ZooError(f"phase {phase.recipe.label()!r}: a parameter is in two parameter groups")
     known = set(claimed)
-    for group in default_groups(model.auxiliary, rate, decay):
-        rest = [p for p in group["params"] if id(p) not in known]
-        groups.append(ParameterGroup(params=rest, rate=group["rate"], decay=group["decay"]))
-    return [group for group in groups if group["params"]]
+    rest = [p for p in model.auxiliary.parameters() if id(p) not in known]
+    groups.append(ParameterGroup(params=rest, rate=rate))
+    return [part for group in groups for part in decayed(group, decay) if part["params"]]
 
 
 def make_optimiser(groups: list[ParameterGroup]) -> torch.optim.Optimizer | None:

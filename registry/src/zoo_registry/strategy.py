@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 from zoo_registry.errors import UsageError
 from zoo_registry.specs import ROLES, StrategySpec, Stream
@@ -34,11 +34,14 @@ EXCLUSIVE_ROLES = ("tuning", "rates", "sampling", "objective")
 
 
 class ParameterGroup(TypedDict):
-    """Parameters that share a peak learning rate and a weight decay."""
+    """Parameters that share a peak learning rate.
+
+    ``decay`` is their weight decay; where it is left out the phase's own is used, on matrices and kernels alone.
+    """
 
     params: list[Any]
     rate: float
-    decay: float
+    decay: NotRequired[float]
 
 
 @dataclass(eq=False)

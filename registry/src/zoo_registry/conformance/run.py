@@ -162,7 +162,7 @@ def begin(parts: Sequence[Part], *, steps: int, cached: bool = False) -> Phase:
     phase.injected = {name for name, _ in model.named_parameters()} - before
     phase.groups = _groups(phase)
     settings = [
-        {"params": g["params"], "lr": g["rate"], "weight_decay": g["decay"]} for g in phase.groups if g["params"]
+        {"params": g["params"], "lr": g["rate"], "weight_decay": g.get("decay", 0.01)} for g in phase.groups if g["params"]
     ]
     phase.optimiser = torch.optim.AdamW(settings) if settings and steps else None
     phase.prepared = snapshot(model)
