@@ -26,12 +26,13 @@ def reproducible(deterministic: bool = True, threads: int = 0) -> Iterator[int]:
     """
     state, count = torch.random.get_rng_state(), torch.get_num_threads()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    benchmark, fixed = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
-    warn, fill = torch.is_deterministic_algorithms_warn_only_enabled(), debug.fill_uninitialized_memory
+    benchmark, mode = torch.backends.cudnn.benchmark, torch.get_deterministic_debug_mode()
+    fill = debug.fill_uninitialized_memory
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by deterministic cuBLAS
         torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # The same as use_deterministic_algorithms(True, warn_only=True), which would import all of torch's compiler.
+        torch.set_deterministic_debug_mode("warn")
         debug.fill_uninitialized_memory = False  # costs time, and nothing reads such memory
     if threads:
         torch.set_num_threads(threads)
@@ -43,5 +44,5 @@ def reproducible(deterministic: bool = True, threads: int = 0) -> Iterator[int]:
             torch.cuda.set_rng_state_all(cuda)
         torch.set_num_threads(count)
         torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(fixed, warn_only=warn)
+        torch.set_deterministic_debug_mode(mode)
         debug.fill_uninitialized_memory = fill
