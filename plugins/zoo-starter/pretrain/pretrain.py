@@ -1,4 +1,4 @@
-"""Pretrain the starter networks on drawings: ``python plugins/zoo-starter/pretrain/pretrain.py --network cnn``.
+"""Pretrain the starter networks on drawings: ``python plugins/zoo-starter/pretrain/pretrain.py --network cnn --out D``.
 
 Task: which of about 1,200 signs, invented characters and textures is this (cross-entropy, no label smoothing: it makes
 features transfer worse, Kornblith et al. 2021, arXiv 2010.16402). AdamW, warm-up, cosine. The batch is a function of
@@ -19,10 +19,13 @@ import torch.nn.functional as F
 from drawings import SIZE, Drawings
 from glyphs import glyph_set
 from safetensors.torch import save_file
-from torch import nn
+from teacher import Teacher
+from torch import Tensor, nn
 from zoo_starter.networks import NETWORKS
 
-RATES = {"cnn": 3e-3, "vit": 1.5e-3}
+RATES = {"cnn": 3e-3, "vit": 2e-3}
+STEPS = {"cnn": 10_000, "vit": 4_000}
+BATCH = {"cnn": 128, "vit": 64}
 
 
 def arguments() -> argparse.Namespace:
@@ -30,13 +33,20 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=sorted(NETWORKS), required=True, help="which of the two to train")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, weights and log")
-    parser.add_argument("--steps", type=int, default=9000, help="optimiser steps (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=128, help="pictures a step (default %(default)s)")
+    parser.add_argument("--steps", type=int, help=f"optimiser steps of the schedule (default {STEPS})")
+    parser.add_argument("--batch", type=int, help=f"pictures a step (default {BATCH})")
     parser.add_argument("--seed", type=int, default=0, help="decides weights and drawings (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints (default %(default)s)")
-    return parser.parse_args()
+    parser.add_argument("--stop", type=int, help="stop after this step of the schedule, with a checkpoint")
+    parser.add_argument("--teacher", type=Path, help="weights of the cnn, from which the vit learns besides")
+    options = parser.parse_args()
+    if options.teacher and options.network != "vit":
+        parser.error("--teacher is for --network vit")
+    options.steps = options.steps or STEPS[options.network]
+    options.batch = options.batch or BATCH[options.network]
+    return options
 
 
 def build(network: str, classes: int) -> nn.Module:
@@ -47,10 +57,11 @@ def build(network: str, classes: int) -> nn.Module:
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Weight decay for matrices and kernels only."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in learning if p.ndim > 1]
     return [
         {"params": decayed, "weight_decay": 0.05},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
 
@@ -68,8 +79,9 @@ class Pretraining:
         self.options = options
         self.data = Drawings(glyph_set(), options.seed)
         self.model = build(options.network, self.data.classes).to(memory_format=torch.channels_last)
-        rate = RATES[options.network]
-        self.optimiser = torch.optim.AdamW(parameter_groups(self.model), lr=rate, fused=True)
+        self.teacher = Teacher(build("cnn", 0), options.teacher, self.model) if options.teacher else None
+        rate, learning = RATES[options.network], nn.ModuleList([self.model, self.teacher or nn.Identity()])
+        self.optimiser = torch.optim.AdamW(parameter_groups(learning), lr=rate, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, rate, total_steps=options.steps, pct_start=0.05, cycle_momentum=False
         )
@@ -80,8 +92,8 @@ class Pretraining:
     def resume(self) -> None:
         """Go on from the last checkpoint."""
         saved = torch.load(self.last, weights_only=True)
-        for name in ("model", "optimiser", "schedule"):
-            getattr(self, name).load_state_dict(saved[name])
+        for name, state in saved["states"].items():
+            getattr(self, name).load_state_dict(state)
         self.step, self.seconds = saved["step"], saved["seconds"]
 
     def checkpoint(self) -> None:
@@ -91,16 +103,17 @@ class Pretraining:
         facts = {**asked, "size": SIZE, "classes": self.data.classes, "signs": len(self.data.glyphs.signs)}
         facts |= {"steps": self.step, "of": self.options.steps, "seconds": round(self.seconds)}
         save_weights(self.model, self.options.out / f"{self.options.network}.safetensors", facts)
-        saved = {name: getattr(self, name).state_dict() for name in ("model", "optimiser", "schedule")}
-        torch.save(saved | {"step": self.step, "seconds": self.seconds}, self.last)
+        names = ["model", "optimiser", "schedule"] + ["teacher"] * (self.teacher is not None)
+        states = {name: getattr(self, name).state_dict() for name in names}
+        torch.save({"states": states, "step": self.step, "seconds": self.seconds}, self.last)
 
     def advance(self) -> tuple[float, float]:
         """One step; its loss and the share of pictures told right."""
         began = time.monotonic()
         pictures, labels = self.data.batch(self.step, self.options.batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bf16):
-            outputs = self.model(pictures.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(outputs.float(), labels)
+            outputs, hints = self._outputs(pictures.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(outputs.float(), labels) + hints
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -110,18 +123,22 @@ class Pretraining:
         self.seconds += time.monotonic() - began
         return loss.item(), (outputs.argmax(1) == labels).float().mean().item()
 
+    def _outputs(self, pictures: Tensor) -> tuple[Tensor, Tensor | float]:
+        return (self.model(pictures), 0.0) if self.teacher is None else self.teacher.loss(self.model, pictures)
+
 
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     run, recent = Pretraining(options), []
-    while run.step < options.steps:
+    end = min(options.steps, options.stop or options.steps)
+    while run.step < end:
         recent.append(run.advance())
         if run.step % 100 == 0:
             loss, right = (sum(column) / len(recent) for column in zip(*recent))
             print(f"step {run.step} loss {loss:.3f} right {right:.3f} seconds {run.seconds:.0f}", flush=True)
             recent.clear()
-        if run.step % options.every == 0 or run.step == options.steps:
+        if run.step % options.every == 0 or run.step == end:
             run.checkpoint()
 
 
