@@ -57,7 +57,7 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        figure.savefig(path, format="png", metadata={"Software": None})
+        figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.1, metadata={"Software": None})
 
 
 def plain(texts: list[Text]) -> None:
