@@ -28,6 +28,7 @@ GOOD = {"name": "x", "summary": "something", "factory": "package.module:build"}
     [
         (HeadSpec, {"name": "a/b"}, "is no name"),
         (HeadSpec, {"name": ""}, "is no name"),
+        (HeadSpec, {"name": "x\n"}, "is no name"),
         (HeadSpec, {"aliases": ("fine", "not fine")}, "'not fine' is no name"),
         (HeadSpec, {"factory": "module.build"}, "not 'package.module:callable'"),
         (HeadSpec, {"factory": "module:a:b"}, "not 'package.module:callable'"),

@@ -19,7 +19,7 @@ TEMPLATE = "template"
 SUFFIX = ".tmpl"
 WEIGHTS = "src/package/filters.safetensors"
 
-_NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
+_NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class NewPlugin:
             f"pip install -e {self.folder}",
             f"zoo plugin check {self.namespace}",
             f"zoo finetune digits: --backbone {self.namespace}/gabor --head {self.namespace}/standardised "
-            f"--strategy full+{self.namespace}/noise:5 --out run",
+            f"--strategy linear:5,full+{self.namespace}/noise:5 --out run",
         )
 
 

@@ -24,7 +24,7 @@ from zoo_registry.references import one_line
 from zoo_registry.specs import CONTRACT_VERSION, OLDEST_CONTRACT, SPEC_TYPES, PluginInfo, Spec
 
 GROUP = "zoo"
-_NAMESPACE = re.compile(r"^[a-z][a-z0-9-]*$")
+_NAMESPACE = re.compile(r"^[a-z][a-z0-9-]*\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
