@@ -98,6 +98,7 @@ def resume(
     *,
     out: Path,
     data: Any = None,
+    workers: int | None = None,
     device: str = "auto",
     hub: str | None = None,
     offline: bool = False,
@@ -105,13 +106,15 @@ def resume(
 ) -> FinetuneResult:
     """Go on with the run in ``out``, by its own recipe; ``data`` is needed where the recipe cannot name it.
 
+    ``workers`` may differ from the recipe's: it does not change the result.
+
     Raises:
         ZooError: there is no unfinished run, or the data differs from what the run started with.
     """
     folder = RunFolder(out)
     folder.require_resumable()
     recipe = read_recipe(folder.recipe)
-    plan = make_plan(Request(data=data, recipe=recipe), registry)
+    plan = make_plan(Request(data=data, recipe=recipe, train={"workers": workers}), registry)
     return _execute(plan, registry, folder, resolve_device(device), hub, offline, reporter or Reporter(), resume=True)
 
 

@@ -1,7 +1,7 @@
 """A tiny plugin and tiny data for tests of training: networks that train in milliseconds, images drawn from a seed.
 
-``registry()`` holds it as a plugin ``tiny`` beside what is installed; ``install()`` makes it a distribution on disk, for
-a ``zoo`` in a process of its own.
+``registry()`` holds it as a plugin ``tiny``; ``SOURCE`` is its module, for a distribution on disk and a ``zoo`` in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zoo_registry import BackboneSpec, Exported, HeadSpec, ImageInput, Registry,
 from zoo_registry.discovery import Plugin
 
 SIZE = 8
-INPUT = ImageInput(size=(SIZE, SIZE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+INPUT = ImageInput(size=(SIZE, SIZE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=1.0)
 
 
 class TinyNet(nn.Module):

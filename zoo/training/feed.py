@@ -101,7 +101,7 @@ class Feed:
             raise RuntimeError("the feed is not open")
         flat = [[(order[draw], draw) for draw in span] for step in steps for span in step]
         loaded = self._loader.batches(flat, epoch=(self.run.phase, epoch))
-        others = {o.stream.name: o.batches(epoch * self.steps_per_epoch + first_step, steps) for o in self._others}
+        others = {o.stream.name: o.batches(epoch, steps) for o in self._others}
         for step in steps:
             micros = []
             for span in step:

@@ -53,7 +53,7 @@ class TrainingRun:
         options: of training.
         seed: of everything random.
         assembler: builds another model of the zoo by name.
-        rebuild: builds this model anew with any weights; a copy of ``model`` is taken where it is None.
+        rebuild: builds this model anew with any weights; where it is None, a copy of ``model`` is kept from the start.
         base: the weights that the run started from, by name in the model's state dict.
         start: the weights at the phase's start.
         phase, epoch, step, micro: where training stands; ``step`` counts within the phase.
@@ -85,6 +85,9 @@ class TrainingRun:
         self.bad = BadSamples(sum(len(self.data.split(name)) for name in ("train", "val")), self.max_bad)
         if not self.base:
             self.base = clone_state(self.model.state_dict())
+        if self.rebuild is None:  # later the model may hold what a phase injected
+            spare = copy.deepcopy(self.model)
+            self.rebuild = lambda: spare
 
     @property
     def seen(self) -> RunProtocol:
@@ -130,7 +133,8 @@ class TrainingRun:
     def reference(self) -> TransferModel:
         """A frozen copy of the model with the base weights, in evaluation mode; made once."""
         if self._reference is None:
-            self._reference = self.rebuild() if self.rebuild else copy.deepcopy(self.model)
+            assert self.rebuild is not None
+            self._reference = self.rebuild()
             self._reference.load_state_dict(self.base)
             self._reference.requires_grad_(False).eval()
         return self._reference

@@ -73,8 +73,8 @@ def gather(run: TrainingRun, split: Split, indices: Sequence[int]) -> dict[str, 
 class EndlessStream:
     """Batches of one stream: pass after pass, each in an order of its own.
 
-    ``ratio`` samples are taken for one of ``train``; micro-batch m of step s starts at position
-    ``(s * accumulate + m) * batch_size * ratio``, so a resume finds its place by the step alone.
+    ``ratio`` samples are taken for one of ``train``: a micro-batch that starts at sample i of an epoch starts here at
+    position ``(epoch * N + i) * ratio``, with N samples in ``train``, so a resume finds its place by the step alone.
 
     Args:
         run: the run.
@@ -88,15 +88,13 @@ class EndlessStream:
         self._loader = open_loader(run, phase, stream)
         self._orders: dict[int, list[int]] = {}
 
-    def batches(self, first_step: int, steps: Sequence[Sequence[range]]) -> Iterator[Batch]:
-        """A batch for each micro-batch of these steps of ``train``, the first of which is ``first_step``."""
-        options = self.run.options
+    def batches(self, epoch: int, steps: Sequence[Sequence[range]]) -> Iterator[Batch]:
+        """A batch for each micro-batch of these steps of an epoch of ``train``."""
+        begun, ratio = epoch * len(self.run.train), self.stream.ratio
         plan = []
-        for step, spans in enumerate(steps, first_step):
-            for micro, span in enumerate(spans):
-                start = (step * options.accumulate + micro) * options.batch_size * self.stream.ratio
-                count = min(len(span), options.batch_size) * self.stream.ratio
-                plan.append([(self._at(position), position) for position in range(start, start + count)])
+        for span in (span for step in steps for span in step):
+            positions = range((begun + span.start) * ratio, (begun + span.stop) * ratio)
+            plan.append([(self._at(position), position) for position in positions])
         for loaded, draws in zip(self._loader.batches(plan, epoch=(self.run.phase,)), plan, strict=True):
             yield to_batch(self.run, self.split, loaded, len(draws))
 
