@@ -622,6 +622,93 @@ def test_strategies_of_all_sorts_pass(kit: Kit, case: str):
     assert kit.failures("strategy", base=base, parts=parts) == {}
 
 
+GOOD_BACKBONES = {
+    "text, with a tokenizer among its assets": (
+        """
+        from zoo_registry import TextInput
+        @hookimpl
+        def zoo_backbones():
+            return [backbone(input=TextInput(max_tokens=12), features={"pooled": 8, "tokens": 8},
+                capabilities=frozenset({"blocks", "linear_layers"}))]
+        """,
+        """
+        class Letters:
+            def __init__(self, longest):
+                self.longest = longest
+            def __call__(self, sample, generator):
+                ids = torch.tensor([ord(letter) % 31 + 1 for letter in sample[: self.longest]])
+                return {"ids": ids, "mask": torch.ones_like(ids)}
+
+        class Backbone(nn.Module):
+            load_report = None
+            def __init__(self, features):
+                super().__init__()
+                self.features, self.table, self.mix = features, nn.Embedding(32, 8), nn.Linear(8, 8)
+            def forward(self, x):
+                tokens = self.mix(self.table(x["ids"])) * x["mask"][:, :, None]
+                return tokens if self.features == "tokens" else tokens.sum(1) / x["mask"].sum(1, keepdim=True)
+            def blocks(self):
+                return {"table": ("table",), "mix": ("mix",)}
+            def linear_layers(self):
+                return ("mix",)
+            def transform(self, input, train):
+                return Letters(input.max_tokens)
+            def collate(self, samples):
+                pad = lambda name: nn.utils.rnn.pad_sequence([s[name] for s in samples], batch_first=True)
+                return {"ids": pad("ids"), "mask": pad("mask")}
+            def assets(self):
+                return {"tokenizer.json": b"{}"}
+            def export(self, classifier, labels, input):
+                return Exported(config={"model_type": "letters"}, tensors=self.state_dict())
+        """,
+    ),
+    "audio, from a file": (
+        """
+        from zoo_registry import AudioInput
+        @hookimpl
+        def zoo_backbones():
+            return [backbone(input=AudioInput(sample_rate=800, seconds=0.5), features={"pooled": 6},
+                capabilities=frozenset())]
+        """,
+        """
+        import wave
+
+        def read(path, generator):
+            with wave.open(str(path)) as file:
+                return torch.frombuffer(bytearray(file.readframes(400)), dtype=torch.int16).float() / 2**15
+
+        class Backbone(nn.Module):
+            load_report = None
+            def __init__(self, features):
+                super().__init__()
+                self.filters = nn.Conv1d(1, 6, 16, stride=8)
+            def forward(self, x):
+                return self.filters(x[:, None]).relu().mean(2)
+            def transform(self, input, train):
+                return read
+            def export(self, classifier, labels, input):
+                return Exported(config={}, tensors=self.state_dict())
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GOOD_BACKBONES)
+def test_backbones_that_see_no_images_pass(kit: Kit, case: str):
+    base, parts = GOOD_BACKBONES[case]
+    assert kit.failures("backbone", base=base, parts=parts) == {}
+
+
+def test_a_head_of_a_task_of_its_own_is_checked_by_its_spec(kit: Kit):
+    base = """
+    @hookimpl
+    def zoo_heads():
+        return [head(tasks=("segmentation",), features=("map", "pyramid"))]
+    """
+    names = [check.name for check in iterate_checks(kit.registry(base=base), "kit", "head")]
+    assert names == ["module_imports_without_torch", "spec_is_complete", "factory_can_be_imported"]
+
+
 def test_a_zero_shot_head_passes(kit: Kit):
     base = """
     @hookimpl

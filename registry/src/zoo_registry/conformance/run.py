@@ -161,9 +161,8 @@ def begin(parts: Sequence[Part], *, steps: int, cached: bool = False) -> Phase:
     model.taps = tuple(tap for strategy in phase.strategies for tap in strategy.taps)
     phase.injected = {name for name, _ in model.named_parameters()} - before
     phase.groups = _groups(phase)
-    settings = [
-        {"params": g["params"], "lr": g["rate"], "weight_decay": g.get("decay", 0.01)} for g in phase.groups if g["params"]
-    ]
+    filled = [group for group in phase.groups if group["params"]]
+    settings = [{"params": g["params"], "lr": g["rate"], "weight_decay": g.get("decay", 0.01)} for g in filled]
     phase.optimiser = torch.optim.AdamW(settings) if settings and steps else None
     phase.prepared = snapshot(model)
     if cached:
