@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,8 @@ def measure_all(scratch: Path, wanted: list[str]) -> dict[str, dict]:
         if not left:
             return {name: done[name] for name in wanted}
         command = [sys.executable, __file__, "--worker", str(log)]
-        ended = subprocess.run(command, input=json.dumps(left), text=True, check=False)
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}  # two hybrids ask the hub for the weights of their stem
+        ended = subprocess.run(command, input=json.dumps(left), text=True, check=False, env=offline)
         after = read_log(log, started=True)
         crashed = [name for name, row in after.items() if row is None]
         with log.open("a") as file:

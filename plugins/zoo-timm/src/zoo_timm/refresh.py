@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before timm: two of its hybrids ask for the weights of their stem
+
 import timm
 
 from zoo_timm import generating
