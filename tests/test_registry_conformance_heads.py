@@ -1,0 +1,132 @@
+"""Deliberate mistakes in a head fail the check that is about them; a zero-shot head passes."""
+
+from __future__ import annotations
+
+import pytest
+from conformance_kit import Kit, kit
+from zoo_registry.conformance import iterate_checks
+
+__all__ = ["kit"]
+
+BAD_HEADS = {
+    "outputs_have_declared_size": (
+        """
+        class Head(Head):
+            def forward(self, features):
+                return {name: torch.cat([out, out], 1) for name, out in super().forward(features).items()}
+        """,
+        "(24, 6), not (24, 3)",
+    ),
+    "loss_is_per_sample": (
+        """
+        class Head(Head):
+            def loss(self, outputs, targets):
+                return {name: loss.mean() for name, loss in super().loss(outputs, targets).items()}
+        """,
+        "loss is (), not (24,)",
+    ),
+    "missing_labels_are_nan": (
+        """
+        class Head(Head):
+            def loss(self, outputs, targets):
+                return {name: loss.nan_to_num(0) for name, loss in super().loss(outputs, targets).items()}
+        """,
+        "labels are missing at [1, 4], the classification loss is NaN at []",
+    ),
+    "soft_targets_accepted": (
+        """
+        class Head(Head):
+            def loss(self, outputs, targets):
+                hard = {n: t.argmax(1) * 0 if t.is_floating_point() else t for n, t in targets.items()}
+                return super().loss(outputs, hard)
+        """,
+        "one-hot targets give another loss",
+    ),
+    "decode_is_in_range": (
+        """
+        class Head(Head):
+            def decode(self, outputs):
+                return {name: logits.sigmoid() for name, logits in outputs.items()}
+        """,
+        "sum to more than one",
+    ),
+    "fold_equals_forward": (
+        """
+        class Head(Head):
+            def forward(self, features):
+                return {name: out * 3 for name, out in super().forward(features).items()}
+        """,
+        "the folded layer differs",
+    ),
+    "fit_needs_no_gradient": (
+        """
+        class Head(Head):
+            def fit(self, features, targets):
+                pass
+        """,
+        "fitted on classes that lie apart",
+    ),
+    "gradients_reduce_the_loss": (
+        """
+        class Head(Head):
+            def __init__(self, width, targets):
+                super().__init__(width, targets)
+                self.idle = nn.Parameter(torch.zeros(3))
+        """,
+        "parameters without a gradient: idle",
+    ),
+    "several_columns_work_or_are_refused": (
+        """
+        class Head(Head):
+            def decode(self, outputs):
+                return {"label": outputs["label"].softmax(1)}
+        """,
+        "two columns go in, ['label'] come out",
+    ),
+    "state_dict_survives_safetensors": (
+        """
+        class Head(Head):
+            drawn = 0
+            def __init__(self, width, targets):
+                super().__init__(width, targets)
+                type(self).drawn += 1
+                self.forgotten = float(type(self).drawn)
+            def forward(self, features):
+                return {name: out + self.forgotten for name, out in super().forward(features).items()}
+        """,
+        "other outputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("check", BAD_HEADS)
+def test_a_bad_head_fails_its_check(kit: Kit, check: str):
+    parts, message = BAD_HEADS[check]
+    assert message in kit.failures("head", check, parts=parts)[check]
+
+
+def test_a_head_of_a_task_of_its_own_is_checked_by_its_spec(kit: Kit):
+    base = """
+    @hookimpl
+    def zoo_heads():
+        return [head(tasks=("segmentation",), features=("map", "pyramid"))]
+    """
+    names = [check.name for check in iterate_checks(kit.registry(base=base), "kit", "head")]
+    assert names == ["module_imports_without_torch", "spec_is_complete", "factory_can_be_imported"]
+
+
+def test_a_zero_shot_head_passes(kit: Kit):
+    base = """
+    @hookimpl
+    def zoo_heads():
+        return [head(needs=frozenset({"encode_text"}), gradient=False)]
+    """
+    parts = """
+    class Head(Head):
+        fit = property()
+        def initialise(self, backbone, columns):
+            for column in columns:
+                with torch.no_grad():
+                    self.layers[column.name].weight.copy_(backbone.encode_text(column.classes))
+    """
+    assert kit.failures("head", base=base, parts=parts) == {}
