@@ -1,6 +1,6 @@
 """Writes ``docs/cli/*.md`` from the commands' own ``--help``; ``--check`` says what has drifted and writes nothing.
 
-    python docs/generate_cli.py [--check]
+python docs/generate_cli.py [--check]
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ def pages() -> dict[str, str]:
 
 def help_of(path: tuple[str, ...], command: click.Command) -> str:
     """The help text of a command, as a terminal of :data:`WIDTH` columns shows it."""
-    context: click.Context | None = None
-    for word in ("zoo", *path[:-1]):
-        context = click.Context(cli, info_name=word, parent=context)
-    own = click.Context(command, info_name=path[-1], parent=context, terminal_width=WIDTH, max_content_width=WIDTH)
-    return command.get_help(own)
+    context = _context(cli, "zoo", None)
+    for word in path[:-1]:
+        context = _context(cli, word, context)
+    return command.get_help(_context(command, path[-1], context))
+
+
+def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
+    settings = {**cli.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    return click.Context(command, info_name=name, parent=parent, **settings)
 
 
 def _index() -> str:
-    context = click.Context(cli, info_name="zoo", terminal_width=WIDTH, max_content_width=WIDTH)
     rows = [f"| [`zoo {name}`]({name}.md) | {summary} |" for name, (_, _, summary) in COMMANDS.items()]
     table = ["| command | what it does |", "|---|---|", *rows]
-    return "\n".join(["# Commands", "", *table, "", "```text", cli.get_help(context), "```", ""])
+    return "\n".join(["# Commands", "", *table, "", "```text", cli.get_help(_context(cli, "zoo", None)), "```", ""])
 
 
 def _sections(name: str) -> Iterator[str]:

@@ -89,9 +89,8 @@ def test_unreadable_and_odd_files_are_listed_and_never_replaced(tmp_path: Path):
     assert "rings/4.jpg" in rows[1]
     prediction = zoo("predict", tmp_path / "run2", data / "rings", "--json")
     assert prediction.code == 3
-    assert [row["file"] for row in json.loads(prediction.out[: prediction.out.rindex("]") + 1]) if "error" in row] == [
-        str(data / "rings" / "4.jpg")
-    ]
+    unread = [row["file"] for row in prediction.json if "error" in row]
+    assert unread == [str(data / "rings" / "4.jpg")]
 
 
 def test_the_recipe_of_a_run_gives_the_same_bits_again(finished_run: Path, tmp_path: Path):

@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     _show_warnings()
     try:
-        cli.main(args=arguments, prog_name="zoo", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="zoo", standalone_mode=False)
     except (ZooError, click.ClickException, click.Abort, KeyboardInterrupt, OSError, MemoryError) as error:
         if debug:
             raise
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
             raise
         message = f"{type(error).__name__}: {error}"
         return _say("failed", message, "run it again with --debug for the traceback", 1, as_json)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 class _Echo(logging.Handler):

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
+from zoo_registry import DataError
 
-from zoo.cli.output import device_option, hub_option, json_option, offline_option, open_registry
+from zoo.cli.output import counted, device_option, hub_option, json_option, offline_option, open_registry
 
 if TYPE_CHECKING:
     from zoo.prediction import PredictedFile
@@ -58,10 +59,9 @@ def predict(
     loaded = load_model(model, registry, device=resolve_device(device), hub=hub, offline=offline)
     rows = predict_files(loaded, files, top=top, batch_size=batch_size, workers=workers)
     unreadable = _print_json(rows) if as_json else _print_csv(rows, top) if as_csv else _print_lines(rows)
-    if unreadable:
-        from zoo_registry import DataError
-
-        raise DataError(f"{unreadable} of the files could not be read", hint="the rows above say why")
+    if unreadable:  # not raised: standard output has its one JSON document already
+        click.echo(f"error: {counted(unreadable, 'file')} could not be read\nhint: the rows say why", err=True)
+        raise click.exceptions.Exit(DataError.exit_code)
 
 
 def _print_json(rows: Iterable[PredictedFile]) -> int:

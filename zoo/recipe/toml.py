@@ -38,7 +38,7 @@ class _PhaseOptions:
     rate: float | None = None
     decay: float | None = None
     warmup: float | None = None
-    augment: str | None = None
+    augment: str = option("", help="level; a text alone, as 'none' is one of the levels")
 
 
 def recipe_to_dict(recipe: Recipe, *, private: bool = True) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def _read_phases(rows: Any, problems: list[str]) -> tuple[PhaseRecipe, ...]:
         options, wrong = check_options(_PhaseOptions, {k: v for k, v in row.items() if k != "strategies"}, where=at)
         problems += wrong
         if not wrong:
-            phases.append(PhaseRecipe(strategies=strategies, **vars(options)))
+            values = {name: value for name, value in vars(options).items() if value not in (None, "")}
+            phases.append(PhaseRecipe(strategies=strategies, **values))
     return tuple(phases)
 
 
