@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,31 +46,6 @@ def start(out: Path, asked: Request, registry: Registry | None = None, **argumen
 def resume(out: Path, asked: Request, registry: Registry | None = None, **arguments):
     """Go on with it here."""
     return finetuning.resume(registry or tiny_zoo.registry(), out=out, data=asked.data, device="cpu", **arguments)
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run ``work`` in a forked process; its exit status, negative for a signal. Errors of the zoo give their code."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            work()
-            code = 0
-        except BaseException as error:
-            code = getattr(error, "exit_code", 99)
-            if code == 99:
-                import traceback
-
-                traceback.print_exc()
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def die(*_args, **_kwargs) -> None:
-    """End this process as ``kill -9`` does."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def at_call(function: Callable, number: int, act: Callable[[], object], after: bool = False) -> Callable:

@@ -1,0 +1,111 @@
+"""Runs in processes of their own that die at a chosen moment, and go on later.
+
+Processes are forked by a server that has imported torch but never used it, so each starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import tiny_runs
+
+
+class Point(NamedTuple):
+    """A moment: the call of a function, by number from 1, before its work or after it, and the signal that comes."""
+
+    function: str
+    call: int = 1
+    after: bool = False
+    signal: int = signal.SIGKILL
+    group: bool = False
+
+
+TAKE = "zoo.training.step:Stepper.take"
+
+POINTS = {
+    "in the middle of an epoch": Point(TAKE, 6),
+    "between the files of a checkpoint": Point("zoo.training.checkpoint:write_json", 6),
+    "between the log's row and the checkpoint": Point("zoo.training.log:MetricsLog.append", 4, after=True),
+    "at the border of two phases": Point("zoo.training.loop:PhaseLoop._begin", 2, after=True),
+}
+
+MORE_POINTS = {
+    "before the first step": Point("zoo.training.feed:Feed.open", 1),
+    "before the first checkpoint": Point("zoo.training.loop:capture", 1),
+    "within accumulation": Point("zoo.training.step:Stepper._losses", 12),
+    "before the strategies see the gradients": Point("zoo.training.guard:Guard.after_backward", 7),
+    "before the optimiser moves": Point("zoo.training.step:Stepper._update", 7),
+    "after the weights moved": Point("zoo.training.step:Stepper._update", 7, after=True),
+    "before an evaluation": Point("zoo.training.loop:PhaseLoop._evaluate", 2),
+    "after an evaluation": Point("zoo.training.loop:PhaseLoop._evaluate", 3, after=True),
+    "before the best weights are written": Point("zoo.training.checkpoint:CheckpointFolder.save_weights", 1),
+    "after the best weights are written": Point("zoo.training.selection:Selection.write", 5, after=True),
+    "in the midst of writing a file": Point("zoo.files:os.fsync", 31),
+    "before a checkpoint takes its name": Point("zoo.files:sync_folder", 22),
+    "before old checkpoints go": Point("zoo.training.checkpoint:CheckpointFolder._prune", 5),
+    "while old checkpoints go": Point("zoo.training.checkpoint:shutil.rmtree", 2),
+    "before the frozen check": Point("zoo.training.guard:Guard.finish", 1),
+    "after the first phase was finished": Point("zoo.training.loop:refuse_foreign", 1),
+    "after the second phase was finished": Point("zoo.training.loop:refuse_foreign", 2),
+    "while the second phase is prepared": Point("zoo.training.loop:Guard", 2),
+    "before the final evaluation": Point("zoo.finetuning:predict_split", 1),
+    "while the bundle is written": Point("zoo.bundle.write:write_json", 1, after=True),
+}
+
+
+def arm(point: Point) -> None:
+    """From now on the signal comes at this moment."""
+    module_name, _, path = point.function.partition(":")
+    owner = importlib.import_module(module_name)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+
+    def strike() -> None:
+        (os.killpg if point.group else os.kill)(0 if point.group else os.getpid(), point.signal)
+
+    setattr(owner, name, tiny_runs.at_call(getattr(owner, name), point.call, strike, point.after))
+
+
+def _work(out: Path, resuming: bool, point: Point | None, workers: int, settings: tuple[str, ...], data: Path) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process started by hand
+    if point is not None:
+        arm(point)
+    asked = tiny_runs.request(data, "freeze:2,whole:2", "norm", f"train.workers={workers}", *settings)
+    try:
+        if resuming:
+            tiny_runs.resume(out, asked, workers=workers)
+        else:
+            tiny_runs.start(out, asked)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(error, file=sys.stderr)
+        os._exit(code)
+
+
+def run(
+    out: Path,
+    *,
+    resuming: bool = False,
+    point: Point | None = None,
+    workers: int = 0,
+    settings: Sequence[str] = (),
+    data: Path | None = None,
+) -> int:
+    """Run or resume in a process of its own; its exit code, negative for a signal."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_runs", "torch._dynamo", "matplotlib.figure"])
+    process = context.Process(target=_work, args=(out, resuming, point, workers, tuple(settings), data))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the run does not end"
+    return process.exitcode
