@@ -19,16 +19,19 @@ GRID = {
     "scratch4": (3e-4, 1e-3, 3e-3),
     "linear_full": (1e-4, 3e-4, 1e-3, 3e-3),
 }
+"""Row -> rates tried; `linear_full` needs that of `linear` before it."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=("cnn", "vit"), required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", choices=tuple(GRID), default=tuple(GRID), help="rows to pick for")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     draw, rates = Digits().draw(10, 100), {}
-    for row, grid in GRID.items():
+    for row in options.rows:
+        grid = GRID[row]
         scores = {rate: ROWS[row][1](draw, options.network, 100, rates | {row: rate}) for rate in grid}
         print(row, {rate: round(score, 4) for rate, score in scores.items()}, flush=True)
         rates[row] = max(scores, key=scores.__getitem__)

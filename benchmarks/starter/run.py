@@ -21,25 +21,26 @@ from typing import Any
 
 import torch
 from digits import Digits
-from rows import ROWS, Rates
+from rows import ROWS, Rates, title
 
+COMMAND = "python benchmarks/starter/run.py"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 LABELS = (5, 10)
 DRAWS = (0, 1, 2, 3, 4)
-VERSUS = {"linear": "random_linear", "linear_full": "scratch4"}
+VERSUS = {"linear": "random_linear", "logistic": "random_logistic", "linear_full": "scratch4"}
 RATES: dict[str, Rates] = {
-    "cnn": {},
-    "vit": {},
+    "cnn": {"random_linear": 0.3, "linear": 0.003, "scratch": 0.003, "scratch4": 0.003, "linear_full": 0.003},
+    "vit": {"random_linear": 0.3, "linear": 0.003, "scratch": 0.003, "scratch4": 0.003, "linear_full": 0.001},
 }
 
 Scores = dict[str, list[float]]
 
 
-def measure(digits: Digits, network: str, k: int) -> Scores:
+def measure(digits: Digits, network: str, k: int, rows: list[str]) -> Scores:
     """Row -> accuracy of each draw."""
     scores: Scores = {}
-    for row, (_, score) in ROWS.items():
-        began = time.monotonic()
+    for row in rows:
+        began, score = time.monotonic(), ROWS[row][1]
         scores[row] = [round(score(digits.draw(k, seed), network, seed, RATES[network]), 4) for seed in DRAWS]
         print(network, k, row, scores[row], f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return scores
@@ -61,13 +62,13 @@ def table(network: str, results: dict[str, Scores]) -> str:
     head = [f"### `starter/{network}`", "", "| row | rate |" + "".join(f" {k} labels: mean | draws |" for k in results)]
     head.append("|---|---|" + "---|---|" * len(results))
     lines = []
-    for row, (title, _) in ROWS.items():
-        cells = [title, f"{RATES[network][row]:g}" if row in RATES[network] else ""]
+    for row in ROWS:
+        cells = [title(row, network), f"{RATES[network][row]:g}" if row in RATES[network] else ""]
         for scores in results.values():
             cells += [f"**{statistics.mean(scores[row]):.3f}**", " ".join(f"{s:.3f}" for s in scores[row])]
         lines.append("| " + " | ".join(cells) + " |")
     verdicts = [
-        f"- {ROWS[row][0]} against {ROWS[other][0]}: "
+        f"- {title(row, network)}, against {title(other, network)}: "
         + ", ".join(
             f"higher in {wins(s, row, other)} of {len(DRAWS)} draws with {k} labels" for k, s in results.items()
         )
@@ -91,24 +92,26 @@ def write(report: dict[str, Any]) -> None:
     (RESULTS / "starter.md").write_text("\n".join(text))
 
 
+def earlier(path: Path) -> dict[str, dict[str, Scores]]:
+    """The results of an earlier run, of which this one measures some rows anew."""
+    return json.loads(path.read_text())["results"] if path.exists() else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--machine", default=f"{os.cpu_count()} cores, {platform.machine()}", help="the machine in words"
-    )
+    parser.add_argument("--machine", default=f"{os.cpu_count()} cores, {platform.machine()}", help="in words")
+    parser.add_argument("--networks", nargs="+", choices=tuple(RATES), default=list(RATES))
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=list(ROWS), help="measure these, keep others")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     digits = Digits()
-    results = {network: {str(k): measure(digits, network, k) for k in LABELS} for network in RATES}
-    write(
-        {
-            "command": "python benchmarks/starter/run.py",
-            "environment": machine(options.machine),
-            "rates": RATES,
-            "results": results,
-        }
-    )
+    measured = {n: {str(k): measure(digits, n, k, options.rows) for k in LABELS} for n in options.networks}
+    results = earlier(RESULTS / "starter.json")  # read late: another process may have measured other rows meanwhile
+    for network, scores in measured.items():
+        for k in scores:
+            results.setdefault(network, {})[k] = results.get(network, {}).get(k, {}) | scores[k]
+    write({"command": COMMAND, "environment": machine(options.machine), "rates": RATES, "results": results})
 
 
 if __name__ == "__main__":
