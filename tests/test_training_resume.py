@@ -174,7 +174,7 @@ def test_signals_stop_the_command_and_it_goes_on(shell, tmp_path):
     interrupt = Point(TAKE, 8, signal=int(signal.SIGINT))
     assert killing.run(out, resuming=True, point=interrupt, settings=settings, data=data) == 130
     assert [p.name for p in (out / "checkpoints").glob("step-1-*")] == ["step-1-00000003"]
-    last = shell("finetune", "--resume", "--out", str(out))
+    last = shell("finetune", "--resume", "--out", str(out), "--workers", "2")
     assert last.returncode == 0, last.stderr
     assert killing.run(plain, settings=settings, data=data) == 0
     assert outcome(out) == outcome(plain)

@@ -135,7 +135,7 @@ def finetune(
     if resume:
         if out is None:
             raise UsageError("resume needs the run folder", hint="--resume --out RUN")
-        return finetuning.resume(registry, out=Path(out), data=data, **places)  # type: ignore[arg-type]
+        return finetuning.resume(registry, out=Path(out), data=data, workers=workers, **places)  # type: ignore[arg-type]
     train = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
     request = Request(
         data=data,

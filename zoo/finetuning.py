@@ -98,7 +98,7 @@ def resume(
     *,
     out: Path,
     data: Any = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     device: str = "auto",
     hub: str | None = None,
     offline: bool = False,

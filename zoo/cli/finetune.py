@@ -102,7 +102,8 @@ def finetune(
       zoo finetune --resume --out run
     """
     if resume:
-        said = [f"--{FLAGS.get(n, n).replace('_', '-')}" for n, v in asked.items() if v not in (None, (), False)]
+        given = {n: v for n, v in asked.items() if n != "workers"}  # their number does not change the result
+        said = [f"--{FLAGS.get(n, n).replace('_', '-')}" for n, v in given.items() if v not in (None, (), False)]
         said += ["--dry-run"] * dry_run
         if said:
             raise UsageError(
@@ -111,7 +112,7 @@ def finetune(
             )
     registry = open_registry()
     if resume:
-        _resume(registry, data, out, device, hub, offline, as_json)
+        _resume(registry, data, asked["workers"], out, device, hub, offline, as_json)
         return
     request = make_request(data, asked)
     if dry_run:
@@ -165,7 +166,14 @@ def make_request(data: str | None, asked: dict[str, Any]) -> Request:
 
 
 def _resume(
-    registry: Registry, data: str | None, out: Path | None, device: str, hub: str | None, offline: bool, as_json: bool
+    registry: Registry,
+    data: str | None,
+    workers: str | None,
+    out: Path | None,
+    device: str,
+    hub: str | None,
+    offline: bool,
+    as_json: bool,
 ) -> None:
     if out is None:
         raise UsageError("--resume needs the run folder", hint="zoo finetune --resume --out RUN")
@@ -173,7 +181,14 @@ def _resume(
 
     with open_live_reporter(as_json) as reporter:
         result = finetuning.resume(
-            registry, out=out, data=data, device=device, hub=hub, offline=offline, reporter=reporter
+            registry,
+            out=out,
+            data=data,
+            workers=workers,
+            device=device,
+            hub=hub,
+            offline=offline,
+            reporter=reporter,
         )
     show_result(result, as_json)
 
