@@ -14,7 +14,7 @@ from zoo.cli.output import emit, json_option, open_registry, say, table
 
 LABELS = 5
 """Labels a class that the transfer run gets."""
-RECIPE = "linear:40,full:20"
+RECIPE = "linear:40,full:10"
 SCRATCH = "full:40"
 MORE_LABELS = (5, 10, 20)
 """Labels a class that the runs from scratch get, until one is as good."""
@@ -141,7 +141,7 @@ def _run(
         seed=seed,
         pretrained=pretrained,
         settings=() if pretrained else ("strategy.rate=0.002",),
-        train={"batch_size": 32},
+        train={"batch_size": 32, "evaluate_every": 1 if pretrained else 10},
     )
     plan = make_plan(request, registry)
     if not quiet:
