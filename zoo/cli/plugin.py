@@ -100,7 +100,7 @@ def check_command(name: str, kind: str | None, limit: int, everything: bool, as_
     say(f"{len(rows) - bad} of {len(rows)} checks of {specs} specs are as they should be", as_json=as_json)
     emit(rows, as_json, lambda: None)
     if bad:
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 @plugin.command("new")
