@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import json
@@ -146,9 +147,10 @@ def _report(error: BaseException, as_json: bool) -> int:
 
 def _say(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
     message, hint = one_line(message), one_line(hint) if hint else None
-    if as_json:
-        click.echo(json.dumps({"error": {"kind": kind, "message": message, "hint": hint}}))
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        if as_json:
+            click.echo(json.dumps({"error": {"kind": kind, "message": message, "hint": hint}}))
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+        if hint:
+            click.echo(f"hint: {hint}", err=True)
     return code

@@ -87,6 +87,7 @@ class BarReporter(LineReporter):
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             console=self.console,
             transient=True,
         )
