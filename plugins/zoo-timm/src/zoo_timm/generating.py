@@ -145,7 +145,7 @@ def assemble(measured: Measurements, facts: Path | Catalogue | None, *, only: It
 
 def _without(found: dict[str, Any], wrong: set[str]) -> dict[str, Any]:
     """Measurements less what numbers refuted; where the map is not one, tokens are not what they seem either."""
-    gone = wrong | ({"tokens"} if "map" in wrong else set())
+    gone = wrong | ({"tokens"} if "map" in wrong and "map" in found["widths"] else set())
     widths = {kind: width for kind, width in found["widths"].items() if kind not in gone}
     return {**found, "widths": widths, "capabilities": [c for c in found["capabilities"] if c not in wrong]}
 
