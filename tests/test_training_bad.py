@@ -43,7 +43,9 @@ def test_unreadable_images_are_dropped_counted_and_listed(tmp_path):
 def test_epochs_count_the_samples_that_were_read():
     class Seen(Strategy):
         role = "batch"
-        ids: list[int] = []
+
+        def __init__(self) -> None:
+            self.ids: list[int] = []
 
         def alter(self, batch, run):
             self.ids.extend(batch.ids)
@@ -82,7 +84,7 @@ def test_micro_batches_count_by_what_could_be_read():
 
 def test_too_many_end_the_run_with_exit_code_3(tmp_path):
     asked = request(data_with(train=(4, 11, 12)), "whole:1", data_options={"max_bad": 0.05})
-    with pytest.raises(DataError, match="--max-bad|cannot be read") as caught:
+    with pytest.raises(DataError, match="cannot be read") as caught:
         start(tmp_path / "run", asked)
     assert caught.value.exit_code == 3
     assert "--max-bad" in caught.value.hint

@@ -90,7 +90,7 @@ def test_an_auxiliary_parameter_that_nobody_uses_fails_the_run():
         def prepare(self, model, run):
             model.auxiliary["idle"] = nn.Linear(2, 2)
 
-    with pytest.raises(ZooError, match="2 trainable tensors never got a gradient, the first is 'auxiliary.idle.bias'"):
+    with pytest.raises(ZooError, match=r"2 trainable tensors never got .*'auxiliary.idle.bias'"):
         train_here(make_run([phase(Unused())]))
 
 
@@ -112,7 +112,7 @@ def test_a_penalty_on_weights_does_not_hide_a_dead_parameter():
         def finish(self, model, run):
             del model.head.lost
 
-    with pytest.raises(ZooError, match="1 trainable tensors never got a gradient, the first is 'head.lost'"):
+    with pytest.raises(ZooError, match=r"1 trainable tensors never got .*'head.lost'"):
         train_here(make_run([phase(Adapter(), Decay())]))
     rows = train_here(make_run([phase(Strategy(), Decay())]))
     assert rows[-1]["event"] == "phase"
@@ -175,7 +175,7 @@ def test_what_is_injected_must_be_merged():
         def objective(self, model, batches, run):
             return {"x": model.supervised(batches["train"]) * model.backbone.body[0].scale}
 
-    with pytest.raises(ZooError, match="backbone.body.0.scale"):
+    with pytest.raises(ZooError, match=r"backbone\.body\.0\.scale"):
         train_here(make_run([phase(Leaves())]))
 
 

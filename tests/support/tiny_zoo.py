@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from zoo_registry import BackboneSpec, Exported, HeadSpec, ImageInput, Registry, Strategy, StrategySpec, discover
-from zoo_registry.discovery import Plugin
+from zoo_registry.discovery import Plugin, Selection
 
 SIZE = 8
 INPUT = ImageInput(size=(SIZE, SIZE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=1.0)
@@ -138,8 +138,7 @@ def registry(*strategies: StrategySpec) -> Registry:
     """The installed plugins that need no other library, and ``tiny`` with these further strategies."""
     plugin = Plugin(namespace="tiny", distribution="zoo-tiny", version="1")
     plugin.specs |= {"backbone": BACKBONES, "head": HEADS, "strategy": [*STRATEGIES, *strategies]}
-    others = [p for p in discover() if p.namespace == "basics"]
-    return Registry([plugin, *others])
+    return Registry([plugin, *discover(selection=Selection(frozenset({"basics"}), {}))])
 
 
 class Drawn:

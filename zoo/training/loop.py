@@ -75,7 +75,7 @@ class PhaseLoop:
     """One phase of a run.
 
     Attributes:
-        ended: whether the last step of the phase is done.
+        ended: whether its last step is done.
         begun: states of strategies at the epoch's start, see :func:`zoo.training.phase_state.begun_states`.
         sums: loss and samples of the epoch so far.
     """
@@ -127,10 +127,10 @@ class PhaseLoop:
             else:
                 self.checkpoints.save_weights(name, self.model.state_dict())
         run.start = clone_state(self.model.state_dict())
+        run.step = run.epoch = run.micro = 0
 
     def _prepare(self, before: Mapping[str, str] | None) -> None:
         run, model = self.run, self.model
-        run.step = run.epoch = run.micro = 0
         model.thaw()
         model.train()
         model.label_smoothing = run.options.label_smoothing
@@ -185,6 +185,7 @@ class PhaseLoop:
             every = self.run.options.checkpoint_every
             due = every > 0 and time.monotonic() - self.saved_at >= every
             if due or self.ended or self.stop.requested:
+                self.stepper.refuse_broken_weights()
                 start = (f"start-{self.run.phase}",) if self.run.phase > 0 else ()
                 needs = (*start, *self.selection.write())
                 self.checkpoints.save(self.run.phase, self.run.step, capture(self), needs=needs)
@@ -203,10 +204,9 @@ class PhaseLoop:
     def _end_epoch(self) -> bool:
         """Evaluate and log; returns whether the phase ends early."""
         run = self.run
-        mean = self.sums["loss"] / max(1, self.sums["samples"])
         row: dict[str, Any] = {"event": "epoch", "phase": run.phase, "epoch": run.epoch, "step": run.step}
-        row |= {"train_loss": mean, "samples": self.sums["samples"], "rate": float(self.phase.recipe.rate or 0.0)}
-        row["losses"] = self.losses
+        row |= {"train_loss": self.sums["loss"] / max(1, self.sums["samples"]), "samples": self.sums["samples"]}
+        row |= {"rate": float(self.phase.recipe.rate or 0.0), "losses": self.losses}
         if run.step == run.total_steps or (run.epoch + 1) % run.options.evaluate_every == 0:
             row["val"] = self._evaluate()
         self.log.append(row)

@@ -127,12 +127,23 @@ class Stepper:
 
     def _refuse_non_finite(self, loss: Tensor, losses: Losses) -> None:
         if not bool(torch.isfinite(loss)):
-            raise self._stopped("the loss is not finite", [f"{name} {float(v):.4g}" for name, v in losses.items()])
+            parts = [f"{name} {float(value.detach()):.4g}" for name, value in losses.items()]
+            raise self._stopped("the loss is not finite", parts)
         if not loss.requires_grad:
             raise ZooError(
                 f"phase {self.run.phase + 1}: nothing learns, the loss depends on no trainable parameter",
                 hint="the head or a strategy of this phase must leave something trainable",
             )
+
+    def refuse_broken_weights(self) -> None:
+        """Before a checkpoint is written: what was trained must be finite.
+
+        Raises:
+            RunStoppedError: it is not.
+        """
+        broken = [n for n, p in self.model.named_parameters() if p.requires_grad and not bool(p.isfinite().all())]
+        if broken:
+            raise self._stopped("the weights are not finite", [f"the first is {broken[0]!r}"])
 
     def _stopped(self, what: str, parts: list[str]) -> RunStoppedError:
         rate = float(self.phase.recipe.rate or 0) * self.factor()
