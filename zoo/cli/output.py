@@ -50,14 +50,15 @@ def emit(value: Any, as_json: bool, human: Callable[[], None]) -> None:
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str], *, err: bool = False) -> None:
     """Aligned columns; on a terminal the last one is cut to the width. Numbers are aligned to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    columns = list(zip(*rows, strict=True)) or [()] * len(header)
+    widths = [max(map(len, (name, *column))) for name, column in zip(header, columns, strict=True)]
     stream = sys.stderr if err else sys.stdout
     limit = shutil.get_terminal_size((100, 24)).columns if stream.isatty() else 10_000
-    right = [all(_is_number(row[i]) for row in rows) and bool(rows) for i in range(len(header))]
+    sides = [">" if column and all(map(_is_number, column)) else "<" for column in columns]
+    layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
 
     def line(row: Sequence[str]) -> str:
-        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
-        text = "  ".join(cells).rstrip()
+        text = layout.format(*row).rstrip()
         return text if len(text) <= limit else text[: limit - 1] + "…"
 
     output = [click.style(line(header), bold=True), *(line(row) for row in rows)]
