@@ -34,6 +34,9 @@ TURNS = {
     "a mistyped backbone": Turn(
         "finetune {photos} --backbone starter/cn", 2, ("backbone 'starter/cn'",), ("starter/cnn",)
     ),
+    "an empty name": Turn(
+        "finetune {photos} --backbone= --head= --strategy=", 2, ("backbone ''", "head ''", "--strategy ''")
+    ),
     "a mistyped head": Turn(START + "--head lineer", 2, ("head 'lineer'",), ("'linear'",), "unknown-name"),
     "a mistyped strategy": Turn(START + "--strategy linaer:3", 2, ("strategy 'linaer'",), ("'linear'",)),
     "a head as a backbone": Turn("finetune {photos} --backbone mlp", 2, ("backbone 'mlp'",), ("'mlp' is a head",)),

@@ -22,10 +22,10 @@ from zoo.determinism import reproducible
 from zoo.devices import resolve_device
 from zoo.evaluation.predictions import predict_split
 from zoo.evaluation.report import Report, report_columns
-from zoo.files import write_json
+from zoo.files import remove_leftovers, write_json
 from zoo.planning import Plan, Request, make_plan
 from zoo.recipe import Recipe, read_recipe, write_recipe
-from zoo.runs import RunFolder
+from zoo.runs import LOCK, RunFolder
 from zoo.training.checkpoint import CheckpointFolder
 from zoo.training.lock import RunLock
 from zoo.training.log import MetricsLog
@@ -179,6 +179,7 @@ def _execute(
         if resume:
             stack.enter_context(RunLock(folder.path))
             folder.require_resumable()
+            remove_leftovers(folder.path, keep=LOCK)
             for line in check_circumstances(folder, data, device):
                 reporter.note(line)
         threads = stack.enter_context(reproducible(recipe.train.deterministic, recipe.train.threads))
@@ -188,7 +189,7 @@ def _execute(
         assembled = assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline)
         recipe = _pin(recipe, assembled, threads if device.type == "cpu" else 0)
         _check_head_methods(assembled, phases)
-        for line in [*data.notes, *assembled.summary()]:
+        for line in assembled.summary():  # notes on the data were logged when it was opened
             reporter.note(line)
         prepare = getattr(assembled.model.head, "prepare_targets", None)
         if prepare is not None:

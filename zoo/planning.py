@@ -27,6 +27,8 @@ from zoo.recipe.settings import apply_strategy_settings, split_settings, under_r
 
 PHASE_VALUES = {"lr": "rate", "weight_decay": "decay", "warmup": "warmup", "augment": "augment"}
 """Training option -> the value of a phase that it is the default of."""
+NOBODY = Component(name="")
+"""Stands where no backbone could be found, which has been said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     phases = _overridden(phases, request.train, under_root(settings, "train"))
     backbone = _backbone(request, registry, errors)
     backbone = _with_options(backbone, under_root(settings, "backbone"))
-    head = Component(name=request.head) if request.head else (base.head if base else None)
+    head = Component(name=request.head) if request.head is not None else (base.head if base else None)
     early = _draft(request, base, backbone, head or Component(name=""), phases, train, data_options)
     early, wrong = apply_strategy_settings(early, settings)
     errors += [UsageError(problem) for problem in wrong]
@@ -116,8 +118,9 @@ def _check_fit(recipe: Recipe, registry: Registry, data: Dataset) -> None:
     checks: list[Callable[[], object]] = [
         lambda: check_fit(backbone, head, data.columns),
         lambda: resolve_input(backbone, recipe.image_size, recipe.in_chans),
+        lambda: check_weights(backbone) if recipe.pretrained else None,
     ]
-    for check in [*checks, lambda: check_weights(backbone)] if recipe.pretrained else checks:
+    for check in checks:
         try:
             check()
         except ZooError as error:
@@ -158,8 +161,9 @@ def _options(
 def _phases(request: Request, errors: list[ZooError]) -> tuple[tuple[PhaseRecipe, ...], bool]:
     if request.strategy is None and request.recipe is not None and request.recipe.phases:
         return request.recipe.phases, True
+    named = request.strategy is not None
     try:
-        return parse_strategy(request.strategy or DEFAULT_STRATEGY), request.strategy is not None
+        return parse_strategy(request.strategy if request.strategy is not None else DEFAULT_STRATEGY), named
     except UsageError as error:
         errors.append(error)
         return (), True
@@ -170,12 +174,12 @@ def _overridden(
 ) -> tuple[PhaseRecipe, ...]:
     """Phases of a recipe file without the values that the user now gives for all of them."""
     given = {name for name, value in said.items() if value is not None} | set(settings)
-    freed = {PHASE_VALUES[name]: None for name in given if name in PHASE_VALUES}
+    freed: dict[str, Any] = {PHASE_VALUES[name]: None for name in given if name in PHASE_VALUES}
     return tuple(dataclasses.replace(phase, **freed) for phase in phases) if freed else phases
 
 
 def _backbone(request: Request, registry: Registry, errors: list[ZooError]) -> Component:
-    if request.backbone:
+    if request.backbone is not None:
         return Component(name=request.backbone)
     if request.recipe is not None:
         return request.recipe.backbone
@@ -183,7 +187,7 @@ def _backbone(request: Request, registry: Registry, errors: list[ZooError]) -> C
         return Component(name=default_backbone(registry))
     except UsageError as error:
         errors.append(error)
-        return Component(name="")
+        return NOBODY
 
 
 def _with_options(component: Component, settings: Mapping[str, str]) -> Component:
@@ -229,7 +233,7 @@ def _check_names(
         *((registry.strategy, c, f"strategy.{c.name}") for phase in recipe.phases for c in phase.strategies),
     ]
     for find, component, where in looked_up:
-        if not component.name:
+        if component is NOBODY:
             continue
         try:
             entry = find(component.name)

@@ -80,7 +80,7 @@ def predict_files(
             outputs = loaded.model.predict(pipeline.feed(batch.views["eval"]))
             decoded = loaded.model.head.decode(outputs)  # type: ignore[operator]
             scores = {name: values.float().cpu().numpy() for name, values in decoded.items()}
-        rows = [(split.ids[i], place, None) for place, i in enumerate(batch.ids)]
+        rows: list[tuple[str, int, str | None]] = [(split.ids[i], place, None) for place, i in enumerate(batch.ids)]
         rows += [(bad.id, -1, bad.reason) for bad in batch.bad]
         order = {name: number for number, name in enumerate(split.ids)} if batch.bad else {}
         rows.sort(key=lambda row: order.get(row[0], 0))

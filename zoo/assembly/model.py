@@ -37,7 +37,7 @@ class TransferModel(nn.Module):
         key = (id(self), name, self.training, torch.is_grad_enabled())
         if key not in batch.passes:
             if batch.features is not None:
-                features, taps = batch.features, {}
+                features, taps = batch.features, dict[str, Any]()
             else:
                 features, taps = self._features(batch.views[name])
             batch.passes[key] = Pass(features, self.head(features), taps)

@@ -212,7 +212,7 @@ class _Reader:
         """Shown and stored; of its values only the seed and how a validation split is drawn are used again."""
         recipe: dict[str, Any] = self.get("recipe", dict)
         seed, data = recipe.get("seed", 0), recipe.get("data", {})
-        share = data.get("val_fraction", 0.5) if isinstance(data, dict) else None
+        share = data.get("val_fraction", 0.5) if isinstance(data, dict) else -1
         if not _is_number(seed) or seed != int(seed) or not _is_number(share) or not 0 < share < 1:
             raise self.wrong("recipe has a seed or a val_fraction that it cannot have")
         return recipe

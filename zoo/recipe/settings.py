@@ -54,7 +54,8 @@ def apply_strategy_settings(recipe: Recipe, settings: Mapping[str, str]) -> tupl
             rest = key
         if rest in PHASE_KEYS:
             for index in chosen:
-                phases[index] = dataclasses.replace(phases[index], **{rest: value})
+                changed: dict[str, Any] = {rest: value}  # a text until the recipe is resolved
+                phases[index] = dataclasses.replace(phases[index], **changed)
             continue
         name, _, option_name = rest.rpartition(".")
         hit = False

@@ -88,7 +88,14 @@ def recipe_from_dict(values: dict[str, Any], *, where: str) -> Recipe:
             f"{where}: {'; '.join(problems)}", hint="a run leaves a recipe that works in its folder: RUN/recipe.toml"
         )
     return Recipe(
-        **parts, phases=phases, **vars(run), source=source, data=data, train=train, weights=dict(weights) or None
+        backbone=parts["backbone"],
+        head=parts["head"],
+        phases=phases,
+        **vars(run),
+        source=source,
+        data=data,
+        train=train,
+        weights=dict(weights) or None,
     )
 
 
