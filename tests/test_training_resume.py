@@ -36,6 +36,7 @@ def killed_and_resumed(out: Path, point: Point, *, first: int = 0, then: int = 0
     assert killing.run(out, point=point, workers=first, settings=settings) == -signal.SIGKILL
     assert not (out / "model").exists()
     assert killing.run(out, resuming=True, workers=then, settings=settings) == 0
+    assert list(out.rglob(".*")) == []
     return outcome(out)
 
 
@@ -76,7 +77,7 @@ def test_killed_at_drawn_moments_again_and_again(draw, whole, tmp_path):
     settings = (f"train.checkpoint_every={chance.choice([0, 1e-9, 0.05])}",)
     out, resuming = tmp_path / "run", False
     for _ in range(chance.randint(1, 3)):
-        function = chance.choice([TAKE, "zoo.files:sync_folder", "zoo.training.log:MetricsLog.append"])
+        function = chance.choice([TAKE, "zoo.files:sync", "zoo.training.log:MetricsLog.append"])
         point = Point(function, chance.randint(1, 12), after=chance.random() < 0.5)
         code = killing.run(out, resuming=resuming, point=point, workers=chance.choice([0, 0, 1]), settings=settings)
         assert code in (0, -signal.SIGKILL)

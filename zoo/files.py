@@ -40,7 +40,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     from safetensors.torch import save
 
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        kept = tensor.detach().cpu().contiguous()
+        place = kept.untyped_storage().data_ptr()
+        plain[name] = kept.clone() if place in seen else kept  # the format knows no shared memory
+        seen.add(place)
     write_bytes(path, save(plain, metadata=dict(metadata) if metadata else None))
 
 
@@ -53,7 +59,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     temporary.mkdir(parents=True)
     try:
         fill(temporary)
-        sync_folder(temporary)
+        for part in (*temporary.rglob("*"), temporary):
+            sync(part)
         if path.exists():
             old = path.with_name(f".{path.name}.old-{uuid.uuid4().hex[:8]}")
             os.replace(path, old)
@@ -68,6 +75,11 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to the disk, where the platform can."""
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content or a folder's entries to the disk, where the platform can."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -75,3 +87,14 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(folder: Path, keep: str = "") -> None:
+    """Remove what interrupted writes left in a folder: names that start with a dot, but ``keep``."""
+    for path in folder.glob(".*"):
+        if path.name == keep:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -56,7 +56,6 @@ class PredictedFile:
         return {**row, "label": self.label, "score": self.score, "top": top}
 
 
-@torch.no_grad()
 def predict_files(
     loaded: LoadedModel,
     files: Sequence[str],
@@ -77,8 +76,9 @@ def predict_files(
     for batch in iterate_batches(split, pipeline, batch_size=batch_size, workers=workers):
         scores: dict[str, np.ndarray] = {}
         if batch.ids:
-            outputs = loaded.model.predict(pipeline.feed(batch.views["eval"]))
-            decoded = loaded.model.head.decode(outputs)  # type: ignore[operator]
+            with torch.no_grad():
+                outputs = loaded.model.predict(pipeline.feed(batch.views["eval"]))
+                decoded = loaded.model.head.decode(outputs)
             scores = {name: values.float().cpu().numpy() for name, values in decoded.items()}
         rows: list[tuple[str, int, str | None]] = [(split.ids[i], place, None) for place, i in enumerate(batch.ids)]
         rows += [(bad.id, -1, bad.reason) for bad in batch.bad]

@@ -48,7 +48,7 @@ MORE_POINTS = {
     "before the best weights are written": Point("zoo.training.checkpoint:CheckpointFolder.save_weights", 1),
     "after the best weights are written": Point("zoo.training.selection:Selection.write", 5, after=True),
     "in the midst of writing a file": Point("zoo.files:os.fsync", 31),
-    "before a checkpoint takes its name": Point("zoo.files:sync_folder", 22),
+    "before a checkpoint takes its name": Point("zoo.files:sync", 22),
     "before old checkpoints go": Point("zoo.training.checkpoint:CheckpointFolder._prune", 5),
     "while old checkpoints go": Point("zoo.training.checkpoint:shutil.rmtree", 2),
     "before the frozen check": Point("zoo.training.guard:Guard.finish", 1),

@@ -53,7 +53,6 @@ def iterate_batches(split: Split, pipeline: Pipeline, *, batch_size: int, worker
         yield from loader.batches(in_order(len(split), batch_size))
 
 
-@torch.no_grad()
 def predict_split(
     model: TransferModel,
     split: Split,
@@ -82,11 +81,12 @@ def predict_split(
         found.bad += loaded.bad
         if loaded.ids:
             found.indices += loaded.ids
-            output = model.backbone(pipeline.feed(loaded.views["eval"]))
-            if features_only:
-                features.append(output)
-            else:
-                _collect(model, output, scores)
+            with torch.no_grad():
+                output = model.backbone(pipeline.feed(loaded.views["eval"]))
+                if features_only:
+                    features.append(output)
+                else:
+                    _collect(model, output, scores)
         if progress is not None:
             progress(len(loaded.ids) + len(loaded.bad))
     found.scores = {column: np.concatenate(parts) for column, parts in scores.items()}
@@ -94,12 +94,12 @@ def predict_split(
     return found
 
 
-@torch.no_grad()
 def predict_features(model: TransferModel, features: Any, indices: list[int], *, batch_size: int = 64) -> Predictions:
     """Predict from features that were computed before, row i of which belongs to sample ``indices[i]``."""
     scores: dict[str, list[np.ndarray]] = {}
-    for rows in torch.arange(len(indices)).split(batch_size):
-        _collect(model, pick_features(features, rows), scores)
+    with torch.no_grad():
+        for rows in torch.arange(len(indices)).split(batch_size):
+            _collect(model, pick_features(features, rows), scores)
     joined = {column: np.concatenate(parts) for column, parts in scores.items()}
     return Predictions(indices=indices, scores=joined, threshold=head_threshold(model))
 
@@ -119,6 +119,6 @@ def pick_features(features: Any, rows: Tensor) -> Any:
 
 
 def _collect(model: TransferModel, features: Any, scores: dict[str, list[np.ndarray]]) -> None:
-    decoded = model.head.decode(model.head(features))  # type: ignore[operator]
+    decoded = model.head.decode(model.head(features))
     for column, values in decoded.items():
         scores.setdefault(column, []).append(values.float().cpu().numpy())

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from zoo_registry import IntegrityError
 
-from zoo.files import sync_folder, write_folder, write_json, write_tensors
+from zoo.files import remove_leftovers, sync_folder, write_folder, write_json, write_tensors
 
 _NAME = re.compile(r"^step-(\d+)-(\d+)$")
 
@@ -79,10 +79,8 @@ class CheckpointFolder:
         """The newest undamaged checkpoint, its tensors on ``device`` where they were on one, and what is wrong with
         newer ones. What an interrupted write left behind is removed.
         """
-        if self.path.is_dir():
-            for left in self.path.glob(".*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        damaged = []
+        remove_leftovers(self.path)
+        damaged: list[str] = []
         for _, folder in reversed(self._folders()):
             try:
                 return self._read(folder, device), damaged

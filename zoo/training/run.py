@@ -203,7 +203,6 @@ class TrainingRun:
             if live is not None:
                 model.load_state_dict(live)
 
-    @torch.no_grad()
     def recalibrate(self, model: TransferModel) -> None:
         """Recompute BatchNorm statistics as plain averages over ``train`` under the evaluation view.
 
@@ -228,7 +227,8 @@ class TrainingRun:
                 self.train, self.pipeline, batch_size=self.options.batch_size, workers=self.options.workers
             ):
                 if len(loaded) > 1:  # BatchNorm cannot learn from one
-                    model.predict(self.pipeline.feed(loaded.views["eval"]))
+                    with torch.no_grad():
+                        model.predict(self.pipeline.feed(loaded.views["eval"]))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -255,7 +255,7 @@ class TrainingRun:
         mode = model.training
         model.eval()
         try:
-            found = predict_split(
+            found: Predictions = predict_split(
                 model,
                 self.data.split(split),
                 self.pipeline,
