@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
-from hub_fixtures import flip
+from hub_fixtures import flip, write_manifest
 from safetensors.torch import load_file, save_file
 from torch import nn
-from zoo_registry import Batch, Classifier, Column, HubError, IntegrityError, Registry, UsageError, Weights
+from zoo_registry import (
+    BackboneSpec,
+    Batch,
+    Classifier,
+    Column,
+    Exported,
+    HubError,
+    IntegrityError,
+    Registry,
+    TextInput,
+    UsageError,
+    Weights,
+)
+from zoo_registry.discovery import Plugin
 
 from zoo.assembly.assemble import assemble_model, check_finite
 from zoo.assembly.fit import check_fit, check_weights, resolve_input
 from zoo.assembly.model import FoldedHead, TransferModel, under
 from zoo.assembly.weights import installed_backbones, locate_weights
+from zoo.bundle.read import verify_bundle
+from zoo.bundle.write import Findings, write_bundle
+from zoo.hub import open_hub
+from zoo.recipe import Component, PhaseRecipe, Recipe
 
 REGISTRY = Registry()
 LABEL = (Column(name="label", classes=("a", "b", "c")),)
@@ -101,8 +120,6 @@ def test_damaged_or_missing_package_weights_name_both_hashes_or_the_file():
 
 
 def test_a_pinned_recipe_takes_the_same_commit_again(tmp_path: Path):
-    from zoo.hub import open_hub
-
     hub, folder = open_hub(str(tmp_path / "hub")), tmp_path / "files"
     folder.mkdir()
     shas = []
@@ -136,6 +153,84 @@ def test_weights_that_are_not_finite_are_refused():
     nn.init.constant_(model.bias, float("inf"))
     with pytest.raises(IntegrityError, match="'bias'"):
         check_finite(model, "x")
+
+
+# ------------------------------------------------------------------ text
+
+
+class Words(nn.Module):
+    """A bag of words: the mean of the embeddings of those that its vocabulary, an asset, knows."""
+
+    load_report = None
+
+    def __init__(self, vocabulary: list[str], width: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.embedding = nn.Embedding(len(vocabulary) + 1, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embedding(x).mean(dim=1)
+
+    def transform(self, input: TextInput, train: bool):
+        def numbers(sample: str, generator: torch.Generator) -> torch.Tensor:
+            found = [self.vocabulary.index(w) + 1 if w in self.vocabulary else 0 for w in sample.lower().split()]
+            return torch.tensor((found + [0] * input.max_tokens)[: input.max_tokens])
+
+        return numbers
+
+    def collate(self, samples: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(samples)
+
+    def assets(self) -> dict[str, bytes]:
+        return {"vocab.txt": "\n".join(self.vocabulary).encode()}
+
+    def export(self, classifier, labels, input) -> Exported:
+        return Exported({"kind": "words"}, dict(self.state_dict()))
+
+
+def build_words(spec, options, *, input, features, weights, device, dtype, assets) -> Words:
+    """The factory of :class:`Words`, as a plugin has it."""
+    model = Words(assets["vocab.txt"].read_text().split("\n"), spec.features[features])
+    if weights is not None:
+        model.load_state_dict(load_file(weights))
+    return model
+
+
+def test_a_backbone_of_text_gets_its_assets_from_the_hub_and_from_the_bundle(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fake_words", types.SimpleNamespace(build=build_words))
+    hub, folder = str(tmp_path / "hub"), tmp_path / "files"
+    folder.mkdir()
+    torch.manual_seed(0)
+    origin = Words(["black", "quartz,", "vow."], 6)
+    save_file(origin.state_dict(), folder / "model.safetensors")
+    (folder / "vocab.txt").write_bytes(origin.assets()["vocab.txt"])
+    open_hub(hub).push(folder, "lab/words", message="m")
+    weights = Weights(repo="lab/words", assets=("vocab.txt",))
+    spec = BackboneSpec(
+        name="words",
+        summary="s",
+        factory="fake_words:build",
+        features={"pooled": 6},
+        weights=weights,
+        input=TextInput(max_tokens=8),
+    )
+    specs = {
+        "backbone": (spec,),
+        "head": (REGISTRY.head("linear").spec,),
+        "strategy": (REGISTRY.strategy("full").spec,),
+    }
+    registry = Registry([Plugin(namespace="fake", distribution="zoo-fake", version="1", specs=specs)])
+    made = assemble_model(registry, backbone="words", head="linear", columns=LABEL, hub=hub)
+    assert torch.equal(made.model.backbone.embedding.weight, origin.embedding.weight)
+    parts = {"backbone": Component(name="fake/words"), "head": Component(name="fake/linear")}
+    recipe = Recipe(**parts, phases=(PhaseRecipe(strategies=(Component(name="fake/full"),), epochs=1),))
+    write_bundle(tmp_path / "bundle", made, recipe, Findings(), registry)
+    assert (tmp_path / "bundle" / "vocab.txt").is_file()
+    assert verify_bundle(tmp_path / "bundle", registry) == 0
+    (tmp_path / "bundle" / "vocab.txt").unlink()
+    write_manifest(tmp_path / "bundle")
+    with pytest.raises(IntegrityError, match=r"vocab\.txt"):
+        verify_bundle(tmp_path / "bundle", registry)
 
 
 # ------------------------------------------------------------------ the model

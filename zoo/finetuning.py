@@ -216,7 +216,7 @@ def _make_run(
     offline: bool,
 ) -> TrainingRun:
     def rebuild() -> TransferModel:
-        return assemble_recipe(recipe, data, registry, device, pretrained=False).model
+        return assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline, pretrained=False).model
 
     def assemble(name: str) -> TransferModel:
         from zoo.models import load_model

@@ -24,7 +24,7 @@ from zoo_registry.options import parse_options
 
 from zoo.assembly.fit import check_fit, resolve_input
 from zoo.assembly.model import TransferModel
-from zoo.assembly.weights import locate_weights
+from zoo.assembly.weights import locate_assets, locate_weights
 from zoo.keys import key
 
 
@@ -122,12 +122,14 @@ def assemble_model(
     if pretrained and weights is None:
         located = locate_weights(backbone_entry, registry, pinned=pinned, hub=hub, offline=offline)
     path = located.path if located else weights
+    assets = locate_assets(backbone_entry, pinned=located.source if located else pinned, hub=hub, offline=offline)
+    arguments: dict[str, Any] = {"input": given, "features": features, "weights": path, "device": "cpu", "dtype": None}
+    if assets:
+        arguments["assets"] = assets
     state = torch.random.get_rng_state()
     try:
         torch.default_generator.manual_seed(key(seed, "assembly", "backbone"))
-        module = _build(
-            backbone_entry, parsed_backbone, input=given, features=features, weights=path, device="cpu", dtype=None
-        )
+        module = _build(backbone_entry, parsed_backbone, **arguments)
         torch.default_generator.manual_seed(key(seed, "assembly", "head"))
         head_module = _build(head_entry, parsed_head, width=spec.features[features], targets=columns)
         if hasattr(head_module, "initialise"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_registry import BackboneSpec, Entry, HubError, IntegrityError, Registry
+from zoo_registry import BackboneSpec, Entry, HubError, IntegrityError, Registry, Weights
 
 from zoo.assembly.fit import check_weights
 from zoo.hub import open_hub
@@ -59,10 +59,8 @@ def locate_weights(
     if weights.where == "package":
         return _from_package(entry)
     try:
-        again = pinned is not None and pinned.get("repo") == weights.repo
-        revision = pinned.get("revision") if pinned is not None and again else weights.revision
         fetched = open_hub(hub, offline=offline).file(
-            str(weights.repo), weights.file, revision, offline=offline, sha256=weights.sha256
+            str(weights.repo), weights.file, _revision(weights, pinned), offline=offline, sha256=weights.sha256
         )
     except HubError as error:
         raise HubError(f"weights of {entry.name}: {error.message}", hint=_installed_hint(registry, error)) from error
@@ -76,6 +74,43 @@ def locate_weights(
     return LocatedWeights(path=fetched.path, source=source)
 
 
+def locate_assets(
+    entry: Entry[BackboneSpec],
+    *,
+    pinned: Mapping[str, Any] | None = None,
+    hub: str | None = None,
+    offline: bool = False,
+) -> dict[str, Path]:
+    """File name -> local file of what the backbone needs beside its weights, with random weights too (a tokenizer's).
+
+    Args:
+        entry: the backbone.
+        pinned: where the weights came from; the files are taken from the same commit.
+        hub, offline: as in :func:`locate_weights`.
+
+    Raises:
+        HubError, IntegrityError: a file cannot be had.
+    """
+    weights = entry.spec.weights
+    if weights is None or not weights.assets:
+        return {}
+    if weights.where == "package":
+        return {name: _resource(entry, name) for name in weights.assets}
+    source, revision = open_hub(hub, offline=offline), _revision(weights, pinned)
+    found = {}
+    for name in weights.assets:
+        fetched = source.file(str(weights.repo), name, revision, offline=offline)
+        found[name], revision = fetched.path, fetched.revision
+    return found
+
+
+def _revision(weights: Weights, pinned: Mapping[str, Any] | None) -> str | None:
+    """The commit that was taken before, where that was of the same repo."""
+    if pinned is not None and pinned.get("repo") == weights.repo and pinned.get("revision"):
+        return str(pinned["revision"])
+    return weights.revision
+
+
 def installed_backbones(registry: Registry) -> list[str]:
     """Names of the backbones whose weights lie in an installed package."""
     return [e.name for e in registry.entries("backbone") if e.spec.weights and e.spec.weights.where == "package"]
@@ -87,20 +122,30 @@ def _installed_hint(registry: Registry, error: HubError) -> str:
     return "; ".join(part for part in (error.hint, offer) if part)
 
 
-def _from_package(entry: Entry[BackboneSpec]) -> LocatedWeights:
+def _resource(entry: Entry[BackboneSpec], name: str) -> Path:
+    """A file inside the package that brings the weights."""
     weights = entry.spec.weights
     assert weights is not None
     assert weights.package
-    assert weights.resource
     try:
-        resource = importlib.resources.files(weights.package).joinpath(weights.resource)
+        resource = importlib.resources.files(weights.package).joinpath(name)
         path = _resources.enter_context(importlib.resources.as_file(resource))
-        found = sha256_of(path)
+        if not path.is_file():
+            raise FileNotFoundError(name)
     except (OSError, ModuleNotFoundError) as error:
         raise IntegrityError(
-            f"weights of {entry.name}: {weights.package}/{weights.resource} is missing",
+            f"weights of {entry.name}: {weights.package}/{name} is missing",
             hint=f"pip install --force-reinstall {entry.plugin.distribution}",
         ) from error
+    return path
+
+
+def _from_package(entry: Entry[BackboneSpec]) -> LocatedWeights:
+    weights = entry.spec.weights
+    assert weights is not None
+    assert weights.resource
+    path = _resource(entry, weights.resource)
+    found = sha256_of(path)
     if weights.sha256 is not None and found != weights.sha256:
         raise IntegrityError(
             f"weights of {entry.name}: sha256 is {found}, expected {weights.sha256}",

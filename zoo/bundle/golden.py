@@ -7,23 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from zoo_registry import ImageInput, Input, IntegrityError
+from torch import nn
+from zoo_registry import ImageInput, Input, IntegrityError, TextInput, ZooError
 
 if TYPE_CHECKING:
     from zoo.assembly.model import TransferModel
 
 DRAWING = "waves-1"
+SENTENCES = ("Sphinx of black quartz, judge my vow.", "A second line: 3.14, naïve?")
+"""What is said to a model that reads text, through its own transform."""
 RTOL, ATOL = 1e-3, 1e-4
 """Tolerance between two CPUs in float32: ``|a - b| <= atol + rtol * max|b|``."""
 
 
-def golden_inputs(input: Input) -> torch.Tensor:
-    """Two inputs [2, C, H, W] in float32, as they come after normalisation: sums of sines, the same everywhere.
+def golden_inputs(input: Input, backbone: nn.Module | None = None) -> Any:
+    """Two inputs, the same everywhere.
 
-    ``x[n, c, i, j] = sin(i (n + 2) / 7 + c) + cos(j (c + 2) / 5 + n)``; computed in float64.
+    For images float32 [2, C, H, W] as they come after normalisation, sums of sines computed in float64:
+    ``x[n, c, i, j] = sin(i (n + 2) / 7 + c) + cos(j (c + 2) / 5 + n)``. For text :data:`SENTENCES` as the backbone's
+    own transform and collation turn them into tensors.
+
+    Raises:
+        ZooError: nothing is drawn for this kind of input.
     """
+    if isinstance(input, TextInput) and backbone is not None:
+        transform, collate = backbone.transform(input, False), backbone.collate
+        return collate([transform(sentence, torch.Generator().manual_seed(0)) for sentence in SENTENCES])
     if not isinstance(input, ImageInput):
-        raise NotImplementedError(f"no golden inputs are drawn for {input.kind}")
+        raise ZooError(f"no golden inputs are drawn for {input.kind}", hint="publishing serves images and text so far")
     n, c, i, j = np.ogrid[0:2, 0 : input.channels, 0 : input.size[0], 0 : input.size[1]]
     waves = np.sin(i * (n + 2) / 7 + c) + np.cos(j * (c + 2) / 5 + n)
     return torch.from_numpy(waves.astype(np.float32))
@@ -34,7 +45,7 @@ def golden_outputs(model: TransferModel, input: Input) -> dict[str, list[Any]]:
     """Column -> outputs (logits, or values) for the golden inputs, as plain numbers; the model is on the CPU."""
     training = model.training
     model.eval()
-    outputs = model.predict(golden_inputs(input))
+    outputs = model.predict(golden_inputs(input, model.backbone))
     model.train(training)
     return {column: values.double().tolist() for column, values in outputs.items()}
 

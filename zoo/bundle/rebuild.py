@@ -58,6 +58,7 @@ def rebuild_model(
         weights=path / WEIGHTS,
         device="cpu",
         dtype=None,
+        **_assets(backbone_entry, path, files, where),
     )
     _check_report(backbone, document, where)
     head = _built(head_entry, where, head_options, width=width, targets=document.columns)
@@ -115,6 +116,15 @@ def _built(entry: Any, where: str, options: Any, **arguments: Any) -> nn.Module:
             f"{entry.kind} {entry.name}: its factory returned {type(module).__name__}, not a torch module"
         )
     return module
+
+
+def _assets(entry: Any, path: Path, files: frozenset[str], where: str) -> dict[str, Any]:
+    """The ``assets`` argument of a backbone that needs files beside its weights: the bundle's own, and no others."""
+    names = entry.spec.weights.assets if entry.spec.weights else ()
+    missing = [name for name in names if name not in files]
+    if missing:
+        raise IntegrityError(f"{where} has no {missing[0]}, which {entry.name} needs")
+    return {"assets": {name: path / name for name in names}} if names else {}
 
 
 def _shapes(path: Path, where: str) -> dict[str, tuple[int, ...]]:
