@@ -298,3 +298,48 @@ def test_one_training_sample_and_batches_of_one_work():
     data = open_data({"train": Drawn(3), "val": Drawn(6)})
     rows = train_here(make_run([phase(Strategy(), epochs=1)], data, backbone="plain", batch_size=1))
     assert rows[0]["step"] == 3
+
+
+def test_a_pass_is_computed_once_a_step_and_not_remembered_longer():
+    """Supervised loss and penalty share one forward; with two micro-batches there are two, also when recomputed."""
+    calls, seen = [], []
+
+    class Shares(Strategy):
+        role = "penalty"
+
+        def prepare(self, model, run):
+            model.backbone.register_forward_pre_hook(lambda *_: calls.append(model.training) or None)
+
+        def penalty(self, model, batches, run):
+            batch = batches["train"]
+            seen.append((tuple(batch.ids), batch.weights, batch.mix))
+            one, two = model(batch), model(batch, "train")
+            assert one is two
+            with torch.no_grad():
+                assert model(batch) is not one
+            batch.weights, batch.mix = torch.zeros(len(batch)), []
+            batch.targets["label"] = batch.targets["label"] * 0
+            return {"nothing": one.features.sum() * 0}
+
+        def before_step(self, model, run):
+            run.backward()
+
+    train_here(make_run([phase(Shares(), steps=2)], accumulate=2))
+    assert calls.count(True) == 2 * 2 * 2 * 2  # steps, micro-batches, backward twice, with gradient and without
+    assert all(weights is None and mix is None for _, weights, mix in seen)
+    assert seen[0][0] == seen[2][0] != seen[1][0] == seen[3][0]
+
+
+def test_zero_step_phases_run_finish_alone():
+    class Fits(Notes):
+        def finish(self, model, run):
+            features, targets = run.extract(model)
+            self.moved.append((features.shape, targets["label"].tolist()))
+
+    notes = Fits()
+    run = make_run([phase(notes, steps=0), phase(Strategy(), epochs=1)])
+    before = clone_state(run.model.state_dict())
+    rows = train_here(run)
+    assert notes.moved == [((26, 8), run.targets["label"].tolist())]
+    assert notes.epochs == []
+    assert (rows[0]["steps"], rows[0]["frozen_tensors"]) == (0, len(before))

@@ -158,7 +158,9 @@ class Run(Protocol):
         ...
 
     def backward(self) -> Losses:
-        """Compute the step's gradients again on the same batches (SAM)."""
+        """In ``before_step``: compute the step's gradients again on the same batches, with the same randomness and
+        the weights as they are now; they replace those there were (SAM).
+        """
         ...
 
 
