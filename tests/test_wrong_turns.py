@@ -46,7 +46,7 @@ TURNS = {
     "a mistyped subcommand": Turn("plugin lst", 2, ("'lst'",), ("zoo plugin --help",)),
     "a mistyped kind to list": Turn("list backbonez resnet", 2, ("'backbonez'",), ("'backbones'",)),
     "a mistyped kind to show": Turn("show hed linear", 2, ("hed linear",), ("backbone, head, strategy",)),
-    "a name that nobody has": Turn("show nonesuchatall", 2, ("'nonesuchatall'",), ("zoo list",)),
+    "a name that nobody has": Turn("show qqzzqqzzqq", 2, ("'qqzzqqzzqq'",), ("zoo list",)),
     "a mistyped setting": Turn(START + "--set train.clipp=1", 2, ("train.clipp", "'clip'")),
     "a setting of an unknown root": Turn(START + "--set trian.clip=1", 2, ("'trian.clip'", "'train'")),
     "a setting without a value": Turn(START + "--set train.clip", 2, ("'train.clip'", "KEY=VALUE")),
