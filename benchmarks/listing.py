@@ -84,7 +84,8 @@ def report(value: dict, rounds: int) -> str:
         [
             "# Listing from cold",
             "",
-            f"Command: `python benchmarks/listing.py --rounds {rounds}`. Machine: {value['machine']}. {value['versions']}.",
+            f"Command: `python benchmarks/listing.py --rounds {rounds}`.",
+            f"Machine: {value['machine']}. {value['versions']}.",
             f"Medians of {rounds - 1} interleaved rounds, whole processes.",
             "",
             "| command | ms | lines |",

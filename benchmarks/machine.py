@@ -30,6 +30,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    model = next(named, platform.machine())
     flags = next((line for line in lines if line.startswith("flags")), "")
     return model + (" with AVX512-BF16" if "avx512_bf16" in flags else "")

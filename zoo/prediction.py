@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from zoo.bundle.read import LoadedModel
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class PredictedFile:
     """What a model says of one file and one column.

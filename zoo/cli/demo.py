@@ -88,7 +88,8 @@ def pick_backbone(registry: Registry) -> str:
 
     names = installed_backbones(registry)
     if not names:
-        raise UsageError("no installed plugin brings weights with it", hint="pip install zoo-starter, or --backbone NAME")
+        hint = "install a plugin that does, or choose one whose weights can be fetched: --backbone NAME"
+        raise UsageError("no installed plugin brings weights with it", hint=hint)
     return names[0]
 
 
@@ -158,8 +159,8 @@ def _run(
     seconds = time.monotonic() - begun
     name = f"transfer ({strategy})" if pretrained else f"scratch ({strategy})"
     per_epoch = -(-len(plan.data.split("train")) // 32)
-    steps = sum(phase.steps if phase.steps is not None else (phase.epochs or 0) * per_epoch for phase in plan.recipe.phases)
-    return Row(name, labels, result.metrics["accuracy"], seconds, steps), result
+    lengths = [p.steps if p.steps is not None else (p.epochs or 0) * per_epoch for p in plan.recipe.phases]
+    return Row(name, labels, result.metrics["accuracy"], seconds, sum(lengths)), result
 
 
 def _print_gain(rows: list[Row], gain: dict[str, Any], as_json: bool) -> None:
@@ -180,7 +181,8 @@ def _publish(folder: Path, bundle: Path, as_json: bool) -> dict[str, Any]:
 
     hub = str(folder / "hub")
     pushed = publish(bundle, f"{OWNER}/digits", hub=hub)
-    say(f"published {pushed.name} at {pushed.revision[:12]} (a fresh process reproduced its golden logits)", as_json=as_json)
+    say(f"published {pushed.name} at {pushed.revision[:12]}", as_json=as_json)
+    say("a fresh process had reproduced its golden logits", as_json=as_json)
     pulled = open_hub(hub).pull(pushed.name, pushed.revision)
     say(f"pulled it back, every sha256 checked: {pulled.path}", as_json=as_json)
     images = write_digits(folder / "images")
@@ -188,7 +190,8 @@ def _publish(folder: Path, bundle: Path, as_json: bool) -> dict[str, Any]:
     predictions = list(predict_files(loaded, [str(path) for path in images]))
     for row in predictions:
         say(f"  {Path(row.file).name}: {row.label} ({row.score:.3f})", as_json=as_json)
-    return {"published": {"name": pushed.name, "revision": pushed.revision}, "predictions": [r.to_json() for r in predictions]}
+    published = {"name": pushed.name, "revision": pushed.revision}
+    return {"published": published, "predictions": [row.to_json() for row in predictions]}
 
 
 def write_digits(folder: Path, count: int = 3) -> list[Path]:

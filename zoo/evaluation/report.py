@@ -54,9 +54,7 @@ def report_columns(columns: tuple[Column, ...], found: Predictions, split: Split
     reports = {}
     for column in columns:
         targets = np.asarray(split.encoded[column.name])[rows]
-        reports[column.name] = evaluate_column(
-            column, found.scores[column.name], targets, threshold=found.threshold
-        )
+        reports[column.name] = evaluate_column(column, found.scores[column.name], targets, threshold=found.threshold)
     if len(columns) == 1:
         metrics = dict(reports[columns[0].name].metrics)
     else:
