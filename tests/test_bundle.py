@@ -100,6 +100,7 @@ def test_nothing_of_this_machine_is_in_a_bundle(finished_run: Path, photos: Path
             assert word.encode() not in content, f"{word} in {path.name}"
 
 
+@pytest.mark.slow
 def test_a_fresh_process_reproduces_the_golden_logits(finished_run: Path):
     assert verify_in_fresh_process(finished_run / "model") < 1e-4
 
