@@ -225,6 +225,7 @@ def _movable(model: nn.Module) -> set[str]:
 
 def _backward(phase: Phase, streams: Mapping[str, Stream]) -> Losses:
     run, model = phase.run, phase.model
+    model.zero_grad(set_to_none=True)  # asked for again, gradients are replaced, as in the application
     torch.default_generator.manual_seed(run.step + 100)
     batches = {name: _batch(phase, stream) for name, stream in streams.items()}
     for strategy in phase.strategies:
