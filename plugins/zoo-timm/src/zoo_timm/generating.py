@@ -66,7 +66,7 @@ NUMBERS = "#numbers"
 """Behind a name: compare numbers, see :func:`zoo_timm.measuring.measure_numbers`."""
 
 LARGEST_COMPARED = 120_000_000
-"""Parameters of the largest model that is built twice on the CPU."""
+"""Parameters of the largest model that is built twice on the CPU, at 224 pixels; larger images count in proportion."""
 
 
 def probes() -> list[str]:
@@ -90,10 +90,14 @@ def numeric_probes(measured: Measurements) -> list[str]:
         if "failed" in row or NUMBERS in name:
             continue
         group = _group(name, row)
-        if group not in smallest or row["parameters"] < measured[smallest[group]]["parameters"]:
+        if group not in smallest or _cost(name, row) < _cost(smallest[group], measured[smallest[group]]):
             smallest[group] = name
-    kept = [name for name in smallest.values() if measured[name]["parameters"] <= LARGEST_COMPARED]
-    return [name + NUMBERS for name in kept]
+    return [name + NUMBERS for name in smallest.values() if _cost(name, measured[name]) <= LARGEST_COMPARED]
+
+
+def _cost(name: str, row: dict[str, Any]) -> float:
+    _, height, width = (timm.get_pretrained_cfg(name) or PretrainedCfg()).input_size
+    return float(row["parameters"] * height * width / 224**2)
 
 
 def _group(name: str, row: dict[str, Any]) -> tuple[Any, ...]:
