@@ -103,6 +103,38 @@ def edit_bundle(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def assembled(
+    head: str, kind: str = "classification", classes: tuple[str, ...] = ("a", "b", "c"), **options: Any
+) -> Any:
+    """A random small model with weights that are far from zero, so that folding errors show."""
+    import torch
+    from zoo_registry import Column, Registry
+
+    from zoo.assembly.assemble import assemble_model
+
+    columns = (Column(name="label", kind=kind, classes=classes),)
+    made = assemble_model(
+        Registry(), backbone="starter/cnn", head=head, columns=columns, pretrained=False, head_options=options
+    )
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in [*made.model.head.parameters(), *made.model.head.buffers()]:
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.1)
+    return made
+
+
+def written(folder: Path, made: Any, **findings: Any) -> Any:
+    """The model's bundle in ``folder``."""
+    from zoo_registry import Registry
+
+    from zoo.bundle.write import Findings, write_bundle
+    from zoo.recipe import Component, Recipe, parse_strategy
+
+    names = (Component(name=made.backbone.name), Component(name=made.head.name))
+    recipe = Recipe(backbone=names[0], head=names[1], phases=parse_strategy("basics/linear:1"), pretrained=False)
+    return write_bundle(folder, made, recipe, Findings(**findings), Registry())
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 drawn photographs of three classes."""
