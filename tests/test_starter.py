@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import statistics
 import subprocess
 import sys
 import unicodedata
@@ -81,8 +83,6 @@ def test_every_tensor_is_loaded_and_features_have_the_declared_width(name):
 
 @pytest.mark.parametrize("name", sorted(SPECS))
 def test_plain_timm_rebuilds_the_same_function_from_the_exported_form(name, tmp_path):
-    import json
-
     import timm
     from safetensors.torch import save_file
 
@@ -165,3 +165,12 @@ def test_the_networks_of_the_script_are_those_of_the_package(pretrain):
     for name, network in NETWORKS.items():
         model = module.build(name, classes=0)
         assert sum(p.numel() for p in model.parameters()) == network.parameters
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_facts_are_the_means_of_the_committed_benchmark(name):
+    results = json.loads((PRETRAIN.parents[2] / "benchmarks" / "results" / "starter.json").read_text())["results"][name]
+    for labels, rows in results.items():
+        assert SPECS[name].fact(f"digits_{labels}_labels") == round(statistics.mean(rows["linear"]), 3)
+        assert statistics.mean(rows["linear"]) > statistics.mean(rows["random_linear"])
+        assert sum(a > b for a, b in zip(rows["linear_full"], rows["scratch4"])) >= 4

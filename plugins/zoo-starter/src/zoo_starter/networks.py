@@ -23,7 +23,7 @@ class Network:
         features: kind of features -> width, measured.
         sha256, size: of the weights file, in bytes.
         recommended: as in ``BackboneSpec``.
-        facts: accuracy of a linear head on handwritten digits, mean of five draws.
+        facts: accuracy of ``linear`` on handwritten digits with so many labels a class, mean of five draws.
     """
 
     summary: str
@@ -54,8 +54,8 @@ NETWORKS: Mapping[str, Network] = {
         features={"pooled": 192, "map": 192, "pyramid": 192},
         sha256="be502a3644ebe90f0da0f3fa96e63bd984a042b2846a5856b3a493bce064887a",
         size=2_998_088,
-        recommended=2,
-        facts={},
+        recommended=1,
+        facts={"digits_5_labels": 0.965, "digits_10_labels": 0.975},
     ),
     "vit": Network(
         summary="tiny vision transformer, pretrained on drawn signs, strokes and textures; 64 px, patches of 8",
@@ -74,7 +74,7 @@ NETWORKS: Mapping[str, Network] = {
         features={"pooled": 96, "tokens": 96, "map": 96, "pyramid": 96},
         sha256="fd6ad2ca7e0ed64b59322102276bf103cdf5a6a275b72c0373fd2dade39d021e",
         size=1_893_704,
-        recommended=1,
-        facts={},
+        recommended=0,
+        facts={"digits_5_labels": 0.96, "digits_10_labels": 0.973},
     ),
 }
