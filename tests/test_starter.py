@@ -77,8 +77,10 @@ def test_every_tensor_is_loaded_and_features_have_the_declared_width(name):
     with torch.no_grad():
         for kind, width in spec.features.items():
             features = build(spec, features=kind)(x)
-            last = features[-1] if kind == "pyramid" else features
-            assert last.shape[-1 if kind in ("pooled", "tokens") else 1] == width
+            if kind == "pyramid":
+                assert tuple(level.shape[1] for level in features) == width
+            else:
+                assert features.shape[1 if kind == "map" else -1] == width
 
 
 @pytest.mark.parametrize("name", sorted(SPECS))

@@ -2,7 +2,7 @@
 
 ``python benchmarks/starter/run.py`` writes ``benchmarks/results/starter.md`` and ``starter.json`` (about an hour on 2
 cores; ``--networks``, ``--labels`` and ``--rows`` measure a part and keep the rest). scikit-learn's digits, 5 and 10
-labels a class, 5 paired draws: in a draw every row sees the same images, the same batch order and, where it has one, the
+labels a class, 5 paired draws: within a draw every row sees the same images, batch order and, where it has one, the
 same random initialisation. No augmentation in any row. Plain torch and timm, not the application, so that the rows
 differ in nothing but the weights they start from.
 """

@@ -21,6 +21,7 @@ class Network:
         family: as in timm.
         parameters: without a classifier.
         features: kind of features -> width, measured.
+        capabilities: as in ``BackboneSpec``.
         sha256, size: of the weights file, in bytes.
         recommended: as in ``BackboneSpec``.
         facts: accuracy of ``linear`` on handwritten digits with so many labels a class, mean of five draws.
@@ -31,7 +32,8 @@ class Network:
     model_args: Mapping[str, Any]
     family: str
     parameters: int
-    features: Mapping[str, int]
+    features: Mapping[str, int | tuple[int, ...]]
+    capabilities: frozenset[str]
     sha256: str
     size: int
     recommended: int
@@ -44,6 +46,9 @@ SIZE = 64
 MEAN = STD = (0.5, 0.5, 0.5)
 """Per channel, on values scaled to 0..1."""
 
+COMMON = frozenset({"blocks", "intermediates", "classifier", "image_size", "in_chans"})
+"""Capabilities of both."""
+
 NETWORKS: Mapping[str, Network] = {
     "cnn": Network(
         summary="small ResNet with BatchNorm, pretrained on drawn signs, strokes and textures; 64 px",
@@ -51,7 +56,8 @@ NETWORKS: Mapping[str, Network] = {
         model_args={"channels": [32, 64, 96, 192], "stem_width": 16},
         family="resnet",
         parameters=745_276,
-        features={"pooled": 192, "map": 192, "pyramid": 192},
+        features={"pooled": 192, "map": 192, "pyramid": (32, 32, 64, 96, 192)},
+        capabilities=COMMON,
         sha256="be502a3644ebe90f0da0f3fa96e63bd984a042b2846a5856b3a493bce064887a",
         size=2_998_088,
         recommended=1,
@@ -71,7 +77,8 @@ NETWORKS: Mapping[str, Network] = {
         },
         family="vision_transformer",
         parameters=472_224,
-        features={"pooled": 96, "tokens": 96, "map": 96, "pyramid": 96},
+        features={"pooled": 96, "tokens": 96, "map": 96, "pyramid": (96, 96, 96, 96)},
+        capabilities=COMMON | {"linear_layers"},
         sha256="fd6ad2ca7e0ed64b59322102276bf103cdf5a6a275b72c0373fd2dade39d021e",
         size=1_893_704,
         recommended=0,

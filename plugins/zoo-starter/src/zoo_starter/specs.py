@@ -7,8 +7,6 @@ from zoo_timm.options import TimmOptions
 
 from zoo_starter.networks import MEAN, NETWORKS, SIZE, STD, Network
 
-CAPABILITIES = frozenset({"blocks", "linear_layers", "intermediates", "classifier", "image_size", "in_chans"})
-
 INPUT = ImageInput(size=(SIZE, SIZE), mean=MEAN, std=STD, interpolation="bicubic", crop_pct=1.0)
 
 
@@ -38,5 +36,5 @@ def _spec(name: str, network: Network) -> BackboneSpec:
         family=network.family,
         recommended=network.recommended,
         facts=tuple(Fact(name=f, value=v, source="benchmarks/results/starter.md") for f, v in network.facts.items()),
-        capabilities=CAPABILITIES,
+        capabilities=network.capabilities,
     )
