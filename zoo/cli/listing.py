@@ -192,8 +192,10 @@ def model_title(metadata: Mapping[str, Any]) -> str:
 
 
 def _list_models(pattern: str | None, hub: str | None, limit: int | None, as_json: bool) -> None:
+    from zoo.cli.notices import show_warnings
     from zoo.hub import open_hub
 
+    show_warnings()
     found = open_hub(hub).models(pattern)[:limit]
     rows = [
         {

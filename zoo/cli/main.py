@@ -6,7 +6,6 @@ import contextlib
 import errno
 import importlib
 import json
-import logging
 import os
 import signal
 import sys
@@ -30,6 +29,9 @@ COMMANDS = {
     "demo": ("zoo.cli.demo", "demo", "The whole job on handwritten digits, in two minutes and without a network."),
 }
 
+LOOKING = ("list", "show", "plugin")
+"""Commands that only look things up; they ask for :mod:`zoo.cli.notices` where they look on a hub."""
+
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage, option or name, 3 data refused, 4 hub unreachable or not cached, "
     "5 integrity, 6 conflict, 7 broken or missing plugin, 8 run stopped (resumable), 130/143 interrupted."
@@ -48,6 +50,10 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
+        if cmd_name not in LOOKING:
+            from zoo.cli.notices import show_warnings
+
+            show_warnings()
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
@@ -93,7 +99,6 @@ def main(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     as_json = "--json" in arguments
-    _show_warnings()
     try:
         code = cli.main(args=arguments, prog_name="zoo", standalone_mode=False)
     except (ZooError, click.ClickException, click.Abort, KeyboardInterrupt, OSError, MemoryError) as error:
@@ -106,19 +111,6 @@ def main(arguments: list[str]) -> int:
         message = f"{type(error).__name__}: {error}"
         return _say("failed", message, "run it again with --debug for the traceback", 1, as_json)
     return code if isinstance(code, int) else 0
-
-
-class _Echo(logging.Handler):
-    """Warnings of the zoo's own modules, a line each on stderr, as it is now (a test may have changed it)."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{record.levelname.lower()}: {one_line(record.getMessage())}", err=True)
-
-
-def _show_warnings() -> None:
-    logger = logging.getLogger("zoo")
-    if not any(isinstance(handler, _Echo) for handler in logger.handlers):
-        logger.addHandler(_Echo(logging.WARNING))
 
 
 def _report(error: BaseException, as_json: bool) -> int:

@@ -225,9 +225,11 @@ def _print_document(document: Document) -> None:
 
 
 def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
+    from zoo.cli.notices import show_warnings
     from zoo.hub import open_hub
     from zoo.models import split_revision
 
+    show_warnings()
     repo, revision = split_revision(name)
     info = open_hub(hub, offline=offline).info(repo, revision)
     value = {

@@ -112,9 +112,7 @@ class TrainingRun:
     @property
     def class_counts(self) -> dict[str, Tensor]:
         """Column -> training samples per class, in the order of the label map."""
-        return {
-            c.name: torch.tensor(list(self.train.class_counts(c.name).values())) for c in self.columns if c.classes
-        }
+        return {c.name: torch.tensor(list(self.train.class_counts(c.name).values())) for c in self.columns if c.classes}
 
     def generator(self, name: str) -> Generator:
         """A CPU generator keyed by (seed, phase, step, micro-batch, name)."""

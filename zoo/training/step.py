@@ -156,9 +156,7 @@ class Stepper:
     def factor(self) -> float:
         """What the peak rates are multiplied with at ``run.step``."""
         warmup = float(self.phase.recipe.warmup or 0.0)
-        return rate_factor(
-            self.run.step, self.run.total_steps, warmup=warmup, schedule=self.run.options.schedule
-        )
+        return rate_factor(self.run.step, self.run.total_steps, warmup=warmup, schedule=self.run.options.schedule)
 
     def _update(self) -> None:
         """Clip, set the rates, step; nothing moves where no micro-batch had a readable sample."""

@@ -13,16 +13,19 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, EntryPoint, distributions
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from zoo_registry import hooks
 from zoo_registry.errors import PluginError, did_you_mean
+from zoo_registry.installed import distributions
 from zoo_registry.references import one_line
 from zoo_registry.specs import CONTRACT_VERSION, OLDEST_CONTRACT, SPEC_TYPES, PluginInfo, Spec
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
 
 GROUP = "zoo"
 _NAMESPACE = re.compile(r"^[a-z][a-z0-9-]*\Z")
