@@ -16,7 +16,7 @@ from zoo_registry import BackboneSpec, PluginError
 from zoo_timm import catalogue, generating, measuring, refresh
 
 SPECS = {spec.name: spec for spec in catalogue.read_catalogue()}
-GENERATOR = Path(catalogue.__file__).parents[2] / "generate_catalogue.py"
+GENERATOR = Path(__file__).parents[1] / "plugins" / "zoo-timm" / "generate_catalogue.py"
 
 
 def generator():

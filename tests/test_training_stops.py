@@ -206,9 +206,7 @@ def test_a_new_run_in_a_folder_that_another_just_took_is_refused(tmp_path, monke
     monkeypatch.setattr("zoo.runs.RunFolder.refuse_existing", look)
     recipe = (tmp_path / "run" / "recipe.toml").read_bytes()
     with pytest.raises(ConflictError):
-        finetuning.start(
-            request(None, "whole:1"), tiny_runs.tiny_zoo.registry(), out=tmp_path / "run", device="cpu"
-        )
+        finetuning.start(request(None, "whole:1"), tiny_runs.tiny_zoo.registry(), out=tmp_path / "run", device="cpu")
     assert (tmp_path / "run" / "recipe.toml").read_bytes() == recipe
 
 

@@ -111,9 +111,7 @@ BACKBONES = [
 HEADS = [HeadSpec(name="head", summary="a tiny head for tests", factory="tiny_zoo:build_head")]
 STRATEGIES = [
     StrategySpec(name="freeze", summary="the head learns", factory="tiny_zoo:build_freeze"),
-    StrategySpec(
-        name="whole", summary="all learns", factory="tiny_zoo:build_full", touches=frozenset({"backbone"})
-    ),
+    StrategySpec(name="whole", summary="all learns", factory="tiny_zoo:build_full", touches=frozenset({"backbone"})),
 ]
 
 SOURCE = """
