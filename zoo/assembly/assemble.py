@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,16 +127,12 @@ def assemble_model(
     arguments: dict[str, Any] = {"input": given, "features": features, "weights": path, "device": "cpu", "dtype": None}
     if assets:
         arguments["assets"] = assets
-    state = torch.random.get_rng_state()
-    try:
-        torch.default_generator.manual_seed(key(seed, "assembly", "backbone"))
+    with _keyed(seed, "backbone"):
         module = _build(backbone_entry, parsed_backbone, **arguments)
-        torch.default_generator.manual_seed(key(seed, "assembly", "head"))
+    with _keyed(seed, "head"):
         head_module = _build(head_entry, parsed_head, width=spec.features[features], targets=columns)
         if hasattr(head_module, "initialise"):
             head_module.initialise(module, columns)
-    finally:
-        torch.random.set_rng_state(state)
     report = getattr(module, "load_report", None)
     if path is not None:
         check_finite(module, backbone_entry.name)
@@ -151,6 +148,17 @@ def assemble_model(
         weights=located.source if located else ({"kind": "file"} if path else None),
         report=report if path is not None else None,
     )
+
+
+@contextmanager
+def _keyed(seed: int, part: str) -> Iterator[None]:
+    """Random weights drawn here depend on seed and part alone; torch's global generator goes on as it was."""
+    state = torch.random.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(key(seed, "assembly", part))
+        yield
+    finally:
+        torch.random.set_rng_state(state)
 
 
 def _build(entry: Entry[Any], options: Any, **arguments: Any) -> nn.Module:
