@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -24,7 +26,6 @@ ROWS = {
     "from scratch, `full:1200s`": ("full:1200s", False),
     "starter, `linear:100s,full:200s`": ("linear:100s,full:200s", True),
 }
-MACHINE = "2-core AMD EPYC with AVX512-BF16, one thread, shared with other jobs"
 SETTINGS = ("train.keep=last", "train.evaluate_every=100000", "train.threads=1")
 
 Scores = dict[str, dict[str, list[float]]]
@@ -47,7 +48,7 @@ def accuracy(backbone: str, strategy: str, *, pretrained: bool, labels: int, see
     return round(result.metrics["accuracy"], 4)
 
 
-def write(backbone: str, scores: Scores) -> None:
+def write(backbone: str, scores: Scores, machine: str) -> None:
     """Both files, with the wins of each starter row over the row before it."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "starter-zoo.json").write_text(json.dumps({"backbone": backbone, "results": scores}, indent=1) + "\n")
@@ -55,7 +56,7 @@ def write(backbone: str, scores: Scores) -> None:
     lines += [
         "Command: `python benchmarks/starter/through_zoo.py`",
         "",
-        f"Machine: {MACHINE}; torch {version('torch')}.",
+        f"Machine: {machine}; torch {version('torch')}.",
         "",
     ]
     lines += [
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="starter/cnn")
     parser.add_argument("--labels", nargs="+", type=int, default=[5, 10])
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--machine", default=f"{os.cpu_count()} cores, {platform.machine()}", help="in words")
     options = parser.parse_args()
     scores: Scores = {}
     for labels in options.labels:
@@ -95,7 +97,7 @@ def main() -> None:
                 for seed in range(options.draws)
             ]
             print(labels, row, rows[row], file=sys.stderr, flush=True)
-    write(options.backbone, scores)
+    write(options.backbone, scores, options.machine)
 
 
 if __name__ == "__main__":
