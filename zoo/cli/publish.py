@@ -80,6 +80,9 @@ def pull(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
     def human() -> None:
         say(f"{pulled.name} at {pulled.revision[:12]}")
         say(str(pulled.path))
-        say(f"next: zoo predict {quoted(pulled.path)} FILES")
+        if (pulled.path / "zoo.json").is_file():
+            say(f"next: zoo predict {quoted(pulled.path)} FILES")
+        else:
+            say("no bundle of the zoo; its weights are in the cache now, for --backbone and --offline")
 
     emit(value, as_json, human)
