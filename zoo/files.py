@@ -25,7 +25,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -70,12 +70,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to the disk, where the platform can."""
-    sync(path)
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:

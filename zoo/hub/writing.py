@@ -8,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from zoo.files import sync
+
 _CHUNK = 1 << 20
 
 
@@ -41,11 +43,7 @@ def write_synced(path: Path, data: bytes) -> None:
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries; file systems that cannot are left as they are."""
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(folder)
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -27,7 +26,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from zoo_registry import IntegrityError
 
-from zoo.files import remove_leftovers, sync_folder, write_folder, write_json, write_tensors
+from zoo.files import remove_leftovers, sync, write_folder, write_json, write_tensors
+from zoo.hub.files import sha256_of
 
 _NAME = re.compile(r"^step-(\d+)-(\d+)$")
 
@@ -68,7 +68,7 @@ class CheckpointFolder:
 
         def fill(folder: Path) -> None:
             write_tensors(folder / "tensors.safetensors", tensors)
-            digest = _sha256(folder / "tensors.safetensors")
+            digest = sha256_of(folder / "tensors.safetensors")
             write_json(folder / "state.json", {**head, "sha256": digest, "state": plain})
 
         self.path.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class CheckpointFolder:
         """Write ``NAME.safetensors``."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_tensors(self.path / f"{name}.safetensors", tensors)
-        self._hashes[name] = _sha256(self.path / f"{name}.safetensors")
+        self._hashes[name] = sha256_of(self.path / f"{name}.safetensors")
 
     def load_weights(self, name: str) -> dict[str, Tensor]:
         """Read ``NAME.safetensors``."""
@@ -100,7 +100,7 @@ class CheckpointFolder:
 
     def _hash(self, name: str) -> str:
         if name not in self._hashes:
-            self._hashes[name] = _sha256(self.path / f"{name}.safetensors")
+            self._hashes[name] = sha256_of(self.path / f"{name}.safetensors")
         return self._hashes[name]
 
     def _folders(self) -> list[tuple[tuple[int, int], Path]]:
@@ -121,21 +121,16 @@ class CheckpointFolder:
         for file in self.path.glob("*.safetensors"):
             if file.stem not in needed:
                 file.unlink(missing_ok=True)
-        sync_folder(self.path)
+        sync(self.path)
 
     def _read(self, folder: Path, device: torch.device | None) -> Checkpoint:
         head = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         needed = {self.path / f"{name}.safetensors": digest for name, digest in head["needs"].items()}
         for file, digest in {folder / "tensors.safetensors": head["sha256"], **needed}.items():
-            if _sha256(file) != digest:
+            if sha256_of(file) != digest:
                 raise IntegrityError(f"{file.name} differs from its recorded sha256")
         tensors = load_file(folder / "tensors.safetensors")
         return Checkpoint(head["phase"], head["step"], _put_tensors(head["state"], tensors, device))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _needs(folder: Path) -> list[str]:
