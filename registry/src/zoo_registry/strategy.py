@@ -173,6 +173,13 @@ class Strategy:
     def prepare(self, model: TransferModel, run: Run) -> None:
         """At the phase's start: freeze, inject, add auxiliary modules."""
 
+    def explain(self, model: TransferModel, run: Run) -> tuple[str, ...]:
+        """After :meth:`prepare`, for a plan: what a person should know beyond which parts learn, a line each.
+
+        The anchor of a penalty, a ratio, a schedule: ``"pulls the backbone to its pretrained weights, alpha 0.01"``.
+        """
+        return ()
+
     def parameter_groups(self, model: TransferModel, rate: float) -> list[ParameterGroup]:
         """Role rates: every parameter of backbone and head that may ever train in the phase, frozen ones included."""
         raise NotImplementedError

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo_registry import Column, HeadSpec
 
 from zoo_basics.heads.columns import ClassificationHead
-from zoo_basics.options import CosineOptions
+from zoo_basics.options.heads import CosineOptions
 
 
 class CosineHead(ClassificationHead):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from zoo_registry import Classifier, Column, HeadSpec
 
 from zoo_basics.heads.columns import ClassificationHead, output_layer
-from zoo_basics.options import LinearOptions
+from zoo_basics.options.heads import LinearOptions
 
 
 class LinearHead(ClassificationHead):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from zoo_registry import Column, HeadSpec
 
 from zoo_basics.heads.columns import ClassificationHead, output_layer
-from zoo_basics.options import MlpOptions
+from zoo_basics.options.heads import MlpOptions
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 

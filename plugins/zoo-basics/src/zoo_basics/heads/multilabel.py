@@ -9,7 +9,7 @@ from zoo_registry import Classifier, Column, HeadSpec
 
 from zoo_basics.heads.columns import ColumnHead, output_layer
 from zoo_basics.heads.losses import at_least_float32, binary_cross_entropy
-from zoo_basics.options import MultilabelOptions
+from zoo_basics.options.heads import MultilabelOptions
 
 
 class MultilabelHead(ColumnHead):

@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo_registry import Classifier, Column, DataError, HeadSpec
 
 from zoo_basics.heads.columns import ClassificationHead
-from zoo_basics.options import PrototypeOptions
+from zoo_basics.options.heads import PrototypeOptions
 
 
 class PrototypeHead(ClassificationHead):

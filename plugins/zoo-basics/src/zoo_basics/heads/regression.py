@@ -11,7 +11,7 @@ from zoo_registry import Classifier, Column, DataError, HeadSpec
 
 from zoo_basics.heads.columns import ColumnHead, output_layer
 from zoo_basics.heads.losses import at_least_float32
-from zoo_basics.options import RegressionOptions
+from zoo_basics.options.heads import RegressionOptions
 
 
 class RegressionHead(ColumnHead):

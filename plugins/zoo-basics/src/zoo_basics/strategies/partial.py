@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from zoo_registry import Run, Strategy, StrategySpec, TransferModel, UsageError
 
-from zoo_basics.options import PartialOptions
+from zoo_basics.options.tuning import PartialOptions
 
 
 class Partial(Strategy):

@@ -1,4 +1,4 @@
-"""The options of the heads and strategies: one schema each for the command line, recipes, saved files and docs."""
+"""The options of the heads: one schema each for the command line, recipes, saved files and docs."""
 
 from __future__ import annotations
 
@@ -63,10 +63,3 @@ class RegressionOptions:
     loss: str = option("mse", help="loss, of values in standard deviations of train", choices=("mse", "huber", "l1"))
     delta: float = option(1.0, help="where huber turns linear, in standard deviations", low=0.001, high=1000)
     dropout: float = _dropout()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartialOptions:
-    """Options of the strategy ``partial``."""
-
-    blocks: int = option(1, help="number of blocks at the end of the backbone that learn, with the head", low=1)

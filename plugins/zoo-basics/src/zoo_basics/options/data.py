@@ -1,0 +1,1 @@
+"""The options of the strategies that change the data: augment, sampling, batch."""

@@ -1,0 +1,56 @@
+"""The specs of the strategies that say what learns (tuning) and at which rates."""
+
+from __future__ import annotations
+
+from zoo_registry import Defaults, Paper, StrategySpec
+
+from zoo_basics.options import tuning as options
+
+_YOSINSKI = Paper(
+    title="How transferable are features in deep neural networks?", year=2014, link="https://arxiv.org/abs/1411.1792"
+)
+_KORNBLITH = Paper(
+    title="Do Better ImageNet Models Transfer Better?", year=2019, link="https://arxiv.org/abs/1805.08974"
+)
+_RCNN = Paper(
+    title="Rich feature hierarchies for accurate object detection and semantic segmentation",
+    year=2014,
+    link="https://arxiv.org/abs/1311.2524",
+)
+_SNELL = Paper(title="Prototypical Networks for Few-shot Learning", year=2017, link="https://arxiv.org/abs/1703.05175")
+
+TUNING = (
+    StrategySpec(
+        name="full",
+        summary="everything learns: fine-tuning, or training from scratch",
+        factory="zoo_basics.strategies.full:build",
+        touches=frozenset({"backbone"}),
+        defaults=Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10),
+        paper=_RCNN,
+    ),
+    StrategySpec(
+        name="linear",
+        summary="the backbone is frozen, BatchNorm statistics too; the head learns (a linear probe)",
+        factory="zoo_basics.strategies.linear:build",
+        defaults=Defaults(rate=3e-3, decay=1e-4, warmup=0.0, epochs=20),
+        paper=_KORNBLITH,
+    ),
+    StrategySpec(
+        name="partial",
+        summary="the last blocks of the backbone and the head learn, the rest is frozen",
+        factory="zoo_basics.strategies.partial:build",
+        options=options.PartialOptions,
+        needs=frozenset({"blocks"}),
+        touches=frozenset({"backbone"}),
+        defaults=Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10),
+        paper=_YOSINSKI,
+    ),
+    StrategySpec(
+        name="fit",
+        summary="no steps: the backbone is frozen and the head computes itself from the features of train",
+        factory="zoo_basics.strategies.fit:build",
+        head_needs=frozenset({"fit"}),
+        gradient=False,
+        paper=_SNELL,
+    ),
+)
