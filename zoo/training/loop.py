@@ -23,15 +23,14 @@ from zoo_registry.strategy import overrides
 
 from zoo.evaluation.report import main_score
 from zoo.training.checkpoint import CheckpointFolder, clone_state
-from zoo.training.feed import Feed
-from zoo.training.guard import Guard, refuse_foreign
+from zoo.training.guard import refuse_foreign
 from zoo.training.log import MetricsLog
 from zoo.training.phase_state import begun_states, capture, restore
+from zoo.training.preparing import prepare_phase
 from zoo.training.progress import Reporter
 from zoo.training.run import Phase, TrainingRun
 from zoo.training.selection import Selection
 from zoo.training.signals import StopSignal
-from zoo.training.step import Stepper
 from zoo.training.streams import check_streams
 
 
@@ -130,21 +129,8 @@ class PhaseLoop:
         run.step = run.epoch = run.micro = 0
 
     def _prepare(self, before: Mapping[str, str] | None) -> None:
-        run, model = self.run, self.model
-        model.thaw()
-        model.train()
-        model.label_smoothing = run.options.label_smoothing
-        run.seed_model("prepare")
-        for strategy in self.phase.strategies:
-            strategy.prepare(model, run.seen)
-        model.taps = tuple(dict.fromkeys(tap for strategy in self.phase.strategies for tap in strategy.taps))
-        model.to(run.device)  # what prepare added
-        model.train()
-        self.feed = Feed(run, self.phase)
-        recipe = self.phase.recipe
-        run.total_steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * self.feed.steps_per_epoch
-        self.guard = Guard(model, before)
-        self.stepper = Stepper(run, self.phase, self.guard)
+        prepared = prepare_phase(self.run, self.phase, before)
+        self.feed, self.guard, self.stepper = prepared.feed, prepared.guard, prepared.stepper
 
     def _train(self) -> None:
         run, per_epoch = self.run, self.feed.steps_per_epoch
