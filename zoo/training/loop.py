@@ -6,7 +6,8 @@ A phase::
     epoch:  begin_epoch*, what is trainable is in groups
     step:   per micro-batch: alter*, objective or supervised loss, penalty*, finite?, backward   (zoo.training.step)
             before_step*, clip, rate, optimiser step, after_step*
-    end:    frozen hashes and gradients seen, evaluation weights or best, finish*, drop what is auxiliary
+    end:    frozen hashes and gradients seen, evaluation weights or best, delta* (last phase), finish*,
+            drop what is auxiliary
 
 Everything random is keyed by (seed, phase, epoch, step), so a phase can go on from any step with the same bits.
 """
@@ -23,6 +24,7 @@ from zoo_registry.strategy import overrides
 
 from zoo.evaluation.report import main_score
 from zoo.training.checkpoint import CheckpointFolder, clone_state
+from zoo.training.deltas import take_deltas
 from zoo.training.guard import refuse_foreign
 from zoo.training.log import MetricsLog
 from zoo.training.phase_state import begun_states, capture, restore
@@ -225,6 +227,8 @@ class PhaseLoop:
             weights = self._evaluation_weights()
         if weights:
             model.load_state_dict({**model.state_dict(), **weights})
+        if run.phase == len(run.phases) - 1:
+            run.deltas = take_deltas(self.phase, model)
         run.seed_model("finish")
         for strategy in self.phase.strategies:
             strategy.finish(model, run.seen)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
-from zoo_registry import Column, DataError, Input, Losses, StrategySpec, UsageError
+from zoo_registry import Column, DataError, Delta, Input, Losses, StrategySpec, UsageError
 from zoo_registry import Run as RunProtocol
 from zoo_registry import Strategy as StrategyBase
 
@@ -57,7 +57,9 @@ class TrainingRun:
         base: the weights that the run started from, by name in the model's state dict.
         start: the weights at the phase's start.
         phase, epoch, step, micro: where training stands; ``step`` counts within the phase.
+        total_steps, steps_per_epoch: of the phase, known before anybody's ``prepare``.
         bad: unreadable samples met so far.
+        deltas: what the last phase changed, where a strategy has a small form of it; taken just before ``finish``.
     """
 
     model: TransferModel
@@ -77,7 +79,9 @@ class TrainingRun:
     step: int = 0
     micro: int = 0
     total_steps: int = 0
+    steps_per_epoch: int = 0
     recompute: Callable[[], Losses] | None = None
+    deltas: list[tuple[StrategySpec, Delta]] = field(default_factory=list)
     _reference: TransferModel | None = None
 
     def __post_init__(self) -> None:
