@@ -22,7 +22,7 @@ class Prepared:
 
 
 def prepare_phase(run: TrainingRun, phase: Phase, before: Mapping[str, str] | None = None) -> Prepared:
-    """Prepare ``run.model``, which is plain, for a phase; ``run.total_steps`` is known to the strategies.
+    """Prepare ``run.model``, which is plain, for a phase; its length is known to the strategies.
 
     Args:
         run: its ``phase``, ``start``, ``step`` and ``epoch`` are those of the phase's start.
@@ -33,6 +33,7 @@ def prepare_phase(run: TrainingRun, phase: Phase, before: Mapping[str, str] | No
     model.thaw()
     model.train()
     model.label_smoothing = run.options.label_smoothing
+    run.steps_per_epoch = len(step_plan(len(run.train), run.options.batch_size, run.options.accumulate))
     run.total_steps = phase_steps(run, phase)
     run.seed_model("prepare")
     for strategy in phase.strategies:

@@ -124,6 +124,8 @@ class Run(Protocol):
     step: int
     epoch: int
     total_steps: int
+    """Steps of the phase, known from ``prepare`` on."""
+    steps_per_epoch: int
     device: Any
     columns: tuple[Column, ...]
     targets: Mapping[str, Tensor]

@@ -29,6 +29,7 @@ class ReferenceRun:
 
     model: ReferenceModel
     total_steps: int = 0
+    steps_per_epoch: int = STEPS_PER_EPOCH
     seed: int = 0
     step: int = 0
     epoch: int = 0
