@@ -138,7 +138,16 @@ def test_every_method_of_what_is_built_stands_in_the_guide(protocol: type):
 
 
 @pytest.mark.parametrize(
-    "spec", [specs.PluginInfo, specs.Spec, *specs.SPEC_TYPES.values(), specs.Weights, specs.Stream]
+    "spec",
+    [
+        specs.PluginInfo,
+        specs.NamedSpec,
+        specs.Spec,
+        *specs.SPEC_TYPES.values(),
+        specs.RecipePhase,
+        specs.Weights,
+        specs.Stream,
+    ],
 )
 def test_every_field_of_a_spec_stands_in_the_guide(spec: type):
     missing = [name for name in inspect.get_annotations(spec) if f"`{name}`" not in guide()]
@@ -151,11 +160,11 @@ def test_every_word_of_the_contract_stands_in_the_guide(word: str):
 
 
 def test_every_conformance_check_stands_in_the_guide():
-    from zoo_registry.conformance import backbone_checks, head_checks, spec_checks, strategy_checks
+    from zoo_registry.conformance import backbone_checks, head_checks, recipe_checks, spec_checks, strategy_checks
 
     checks = [
         name
-        for module in (backbone_checks, head_checks, spec_checks, strategy_checks)
+        for module in (backbone_checks, head_checks, recipe_checks, spec_checks, strategy_checks)
         for name, value in vars(module).items()
         if inspect.isfunction(value)
         and value.__module__ == module.__name__

@@ -15,6 +15,7 @@ from zoo.assembly.fit import check_fit, check_weights, resolve_input
 from zoo.data import open_data
 from zoo.data.dataset import Dataset
 from zoo.recipe import Component, DataOptions, PhaseRecipe, Recipe, TrainOptions, parse_strategy
+from zoo.recipe.named import expand_recipes, find_strategy
 from zoo.recipe.resolve import (
     DEFAULT_STRATEGY,
     FIT_STRATEGY,
@@ -80,10 +81,12 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         DataOptions, base.data if base else None, request.data_options, under_root(settings, "data"), errors
     )
     phases, strategy_named = _phases(request, errors)
+    phases, recipes_head, wrong_recipes = expand_recipes(phases, registry)
+    errors += wrong_recipes
     phases = _overridden(phases, request.train, under_root(settings, "train"))
     backbone = _backbone(request, registry, errors)
     backbone = _with_options(backbone, under_root(settings, "backbone"))
-    head = Component(name=request.head) if request.head is not None else (base.head if base else None)
+    head = _head(request, base, recipes_head)
     early = _draft(request, base, backbone, head or Component(name=""), phases, train, data_options)
     early, wrong = apply_strategy_settings(early, settings)
     errors += [UsageError(problem) for problem in wrong]
@@ -190,6 +193,15 @@ def _backbone(request: Request, registry: Registry, errors: list[ZooError]) -> C
         return NOBODY
 
 
+def _head(request: Request, base: Recipe | None, recipes_head: str | None) -> Component | None:
+    """The head that was said, or that of the recipe file, or the one that goes with a named recipe."""
+    if request.head is not None:
+        return Component(name=request.head)
+    if base is not None:
+        return base.head
+    return Component(name=recipes_head) if recipes_head is not None else None
+
+
 def _with_options(component: Component, settings: Mapping[str, str]) -> Component:
     return dataclasses.replace(component, options={**component.options, **settings}) if settings else component
 
@@ -230,7 +242,11 @@ def _check_names(
     looked_up: Iterable[tuple[Any, Component, str]] = [
         (registry.backbone, recipe.backbone, "backbone"),
         *([(registry.head, _with_options(head, head_settings), "head")] if head is not None else []),
-        *((registry.strategy, c, f"strategy.{c.name}") for phase in recipe.phases for c in phase.strategies),
+        *(
+            (lambda name: find_strategy(registry, name), c, f"strategy.{c.name}")
+            for phase in recipe.phases
+            for c in phase.strategies
+        ),
     ]
     for find, component, where in looked_up:
         if component is NOBODY:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from zoo_registry import BackboneSpec, Entry, HeadSpec, StrategySpec, UsageError
+from zoo_registry import BackboneSpec, Entry, HeadSpec, RecipeSpec, StrategySpec, UsageError
 from zoo_registry.errors import did_you_mean
 
 from zoo.cli.output import emit, hub_option, json_option, one_line, open_registry, short_number, table
 from zoo.patterns import matches
 
 WHAT = ("backbones", "heads", "strategies", "plugins", "models")
-KIND = {"backbones": "backbone", "heads": "head", "strategies": "strategy"}
+KIND = {"backbones": ("backbone",), "heads": ("head",), "strategies": ("strategy", "recipe")}
 LONG = 50
 """Rows from which on a person is told how to see fewer."""
 SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
@@ -31,7 +31,7 @@ SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
 )
 @click.option("--max-parameters", type=float, metavar="MILLIONS", help="Backbones of at most this size.")
 @click.option("--task", help="Heads for a task, such as multilabel.")
-@click.option("--role", help="Strategies of a role, such as tuning.")
+@click.option("--role", help="Strategies of a role, such as tuning; 'recipe' finds the named recipes.")
 @click.option(
     "--sort", type=click.Choice(SORTS), default=None, help="Order of the rows; best first for accuracy and speed."
 )
@@ -95,12 +95,27 @@ def spec_row(entry: Entry[Any]) -> dict[str, Any]:
         row |= {"tasks": list(spec.tasks), "features": list(spec.features), "gradient": spec.gradient}
     elif isinstance(spec, StrategySpec):
         row |= {"role": spec.role, "touches": sorted(spec.touches), "merges": spec.merges}
+    elif isinstance(spec, RecipeSpec):
+        row |= {"role": "recipe", "recipe": expression(spec), "head": spec.head}
     return row
+
+
+def expression(spec: RecipeSpec) -> str:
+    """A named recipe as the strategy expression that it stands for, short names."""
+    return ",".join(
+        "+".join(name.rpartition("/")[2] for name in phase.strategies) + (f":{phase.epochs}" if phase.epochs else "")
+        for phase in spec.phases
+    )
 
 
 def _list_specs(what: str, pattern: str | None, limit: int | None, as_json: bool, filters: dict[str, Any]) -> None:
     registry = open_registry()
-    entries = [e for e in registry.entries(KIND[what]) if matches(e.name, pattern) and _passes(e.spec, filters)]
+    entries = [
+        e
+        for kind in KIND[what]
+        for e in registry.entries(kind)
+        if matches(e.name, pattern) and _passes(e.spec, filters)
+    ]
     entries = _sorted(entries, filters["sort"])
     shown = entries[:limit] if limit else entries
 
@@ -123,7 +138,7 @@ def _passes(spec: Any, filters: dict[str, Any]) -> bool:
         return _backbone_passes(spec, filters)
     if isinstance(spec, HeadSpec):
         return not filters["task"] or filters["task"] in spec.tasks
-    return not filters["role"] or filters["role"] == spec.role
+    return not filters["role"] or filters["role"] == getattr(spec, "role", "recipe")
 
 
 def _backbone_passes(spec: BackboneSpec, filters: dict[str, Any]) -> bool:
@@ -164,7 +179,13 @@ def _table_rows(what: str, entries: list[Any]) -> tuple[list[str], list[list[str
         return header, [_backbone_cells(e.name, e.spec) for e in entries]
     if what == "heads":
         return ["name", "tasks", "summary"], [[e.name, ",".join(e.spec.tasks), e.spec.summary] for e in entries]
-    return ["name", "role", "summary"], [[e.name, e.spec.role, e.spec.summary] for e in entries]
+    return ["name", "role", "summary"], [_strategy_cells(e.name, e.spec) for e in entries]
+
+
+def _strategy_cells(name: str, spec: StrategySpec | RecipeSpec) -> list[str]:
+    if isinstance(spec, RecipeSpec):
+        return [name, "recipe", f"{expression(spec)}: {spec.summary}"]
+    return [name, spec.role, spec.summary]
 
 
 def _backbone_cells(name: str, spec: BackboneSpec) -> list[str]:

@@ -12,6 +12,8 @@ from zoo_registry import (
     HeadSpec,
     ImageInput,
     Input,
+    RecipePhase,
+    RecipeSpec,
     Registry,
     StrategySpec,
     UnknownNameError,
@@ -21,7 +23,7 @@ from zoo_registry import (
 from zoo_registry.options import describe_options
 from zoo_registry.specs import KINDS
 
-from zoo.cli.listing import model_title, spec_row
+from zoo.cli.listing import expression, model_title, spec_row
 from zoo.cli.output import (
     counted,
     emit,
@@ -48,10 +50,10 @@ SHOWN = 10
 @offline_option
 @json_option
 def show(words: tuple[str, ...], hub: str | None, offline: bool, as_json: bool) -> None:
-    """Show what is known of NAME: an installed backbone, head or strategy, a run or bundle folder, or a model on a hub.
+    """Show what is known of NAME: a backbone, head, strategy or recipe, a run or bundle folder, or a model on a hub.
 
-    The registry is asked first, then the disk, then the hub; hf:OWNER/NAME asks the hub alone. KIND (backbone, head or
-    strategy) decides where a name means more than one thing.
+    The registry is asked first, then the disk, then the hub; hf:OWNER/NAME asks the hub alone. KIND (backbone, head,
+    strategy or recipe) decides where a name means more than one thing.
 
     \b
     Example:
@@ -91,7 +93,7 @@ def _find(registry: Registry, name: str, kinds: tuple[str, ...]) -> tuple[list[E
     hints = [e for e in errors if e.hint and "did you mean" in e.hint]
     refusal = (grave or hints or errors or [ZooError("")])[0]
     if isinstance(refusal, UnknownNameError):
-        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head or strategy"
+        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head, strategy or recipe"
         refusal = UnknownNameError(f"unknown {words} {name!r}", hint=refusal.hint)
     return found, refusal
 
@@ -103,8 +105,14 @@ def _is_namespace(registry: Registry, name: str) -> bool:
 def entry_json(entry: Entry[Any]) -> dict[str, Any]:
     """Everything of a spec, as JSON."""
     spec = entry.spec
-    row = {**spec_row(entry), "aliases": list(spec.aliases), "factory": spec.factory}
+    row = {**spec_row(entry), "aliases": list(spec.aliases)}
     row["plugin"] = {"distribution": entry.plugin.distribution, "version": entry.plugin.version}
+    paper = getattr(spec, "paper", None)
+    if paper is not None:
+        row["paper"] = {"title": paper.title, "year": paper.year, "link": paper.link}
+    if isinstance(spec, RecipeSpec):
+        return {**row, "phases": [_phase_json(phase) for phase in spec.phases]}
+    row["factory"] = spec.factory
     row["options"] = [
         {"name": o.name, "type": o.type, "default": o.default, "allowed": o.allowed, "help": o.help}
         for o in describe_options(spec.options)
@@ -117,13 +125,16 @@ def entry_json(entry: Entry[Any]) -> dict[str, Any]:
         }
         row["facts"] = [{"name": f.name, "value": f.value, "source": f.source} for f in spec.facts]
         row["weights"] = {k: v for k, v in vars(weights).items() if v is not None} if weights else None
-    paper = getattr(spec, "paper", None)
-    if paper is not None:
-        row["paper"] = {"title": paper.title, "year": paper.year, "link": paper.link}
     if isinstance(spec, StrategySpec):
         row["defaults"] = {k: v for k, v in vars(spec.defaults).items() if v is not None}
         row["needs"] = sorted(spec.needs)
     return row
+
+
+def _phase_json(phase: RecipePhase) -> dict[str, Any]:
+    values = {k: v for k, v in vars(phase).items() if v is not None and k != "options"}
+    options = {name: dict(given) for name, given in phase.options.items() if given}
+    return {**values, "strategies": list(phase.strategies), **({"options": options} if options else {})}
 
 
 def _print_all(entries: list[Entry[Any]]) -> None:
@@ -149,17 +160,28 @@ def _print_entry(entry: Entry[Any]) -> None:
     elif isinstance(spec, StrategySpec):
         rows += [["role", spec.role], ["touches", ", ".join(sorted(spec.touches)) or "nothing"]]
         rows += [[k, f"{v:g}"] for k, v in vars(spec.defaults).items() if v is not None]
+    elif isinstance(spec, RecipeSpec):
+        rows += [["means", f"--strategy {expression(spec)}"], *_recipe_rows(spec)]
     paper = getattr(spec, "paper", None)
     if paper is not None:
         rows.append(["paper", f"{paper.title} ({paper.year}), {paper.link}"])
     width = max(len(row[0]) for row in rows)
     for key, value in rows:
         say(f"  {key.ljust(width)}  {value}")
-    options = describe_options(spec.options)
+    options = [] if isinstance(spec, RecipeSpec) else describe_options(spec.options)
     if options:
         say()
         cells = [[o.name, o.type, "none" if o.default is None else str(o.default), o.allowed, o.help] for o in options]
         table(cells, ["option", "type", "default", "allowed", "help"])
+
+
+def _recipe_rows(spec: RecipeSpec) -> list[list[str]]:
+    rows = [["head", spec.head]] if spec.head else []
+    for number, phase in enumerate(spec.phases, start=1):
+        values = [f"{k} {v}" for k in ("rate", "decay", "warmup", "augment") if (v := getattr(phase, k)) is not None]
+        values += [f"{name} {k}={v}" for name, given in phase.options.items() for k, v in given.items()]
+        rows += [[f"phase {number}", ", ".join(values)]] if values else []
+    return rows
 
 
 def _backbone_rows(spec: BackboneSpec) -> list[list[str]]:

@@ -7,14 +7,14 @@ from typing import Any
 from zoo_registry import Plugin, Registry
 from zoo_registry.specs import KINDS
 
-PLURALS = {"backbone": "backbones", "head": "heads", "strategy": "strategies"}
+PLURALS = {"backbone": "backbones", "head": "heads", "strategy": "strategies", "recipe": "recipes"}
 
 
 def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
     """Rows ordered by namespace.
 
-    Each has ``namespace distribution version status summary backbones heads strategies stage reason``; ``status`` is
-    ``ok``, ``broken`` or ``disabled``, ``stage`` and ``reason`` are None unless it is broken.
+    Each has ``namespace distribution version status summary backbones heads strategies recipes stage reason``;
+    ``status`` is ``ok``, ``broken`` or ``disabled``, ``stage`` and ``reason`` are None unless it is broken.
     """
     return [_row(plugin) for plugin in registry.plugins]
 

@@ -22,7 +22,7 @@ from zoo_registry import hooks
 from zoo_registry.errors import PluginError, did_you_mean
 from zoo_registry.installed import distributions
 from zoo_registry.references import one_line
-from zoo_registry.specs import CONTRACT_VERSION, OLDEST_CONTRACT, SPEC_TYPES, PluginInfo, Spec
+from zoo_registry.specs import CONTRACT_VERSION, OLDEST_CONTRACT, SPEC_TYPES, NamedSpec, PluginInfo
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -67,7 +67,7 @@ class Plugin:
     status: str = "ok"
     info: PluginInfo | None = None
     problem: Problem | None = None
-    specs: dict[str, list[Spec]] = field(default_factory=lambda: {kind: [] for kind in SPEC_TYPES})
+    specs: dict[str, list[NamedSpec]] = field(default_factory=lambda: {kind: [] for kind in SPEC_TYPES})
 
     def fail(self, stage: str, reason: str) -> None:
         """Switch the plugin off; whatever it had registered is rolled back."""
@@ -322,7 +322,7 @@ def _implementations(module: ModuleType | Any) -> dict[str, Callable[[], Any]]:
     return {hook: implementations[0].function for hook, implementations in found.items() if implementations}
 
 
-def _checked(kind: str, result: Any) -> list[Spec]:
+def _checked(kind: str, result: Any) -> list[NamedSpec]:
     """A hook's result as a list of specs of that kind, without any name twice."""
     specs = list(result) if result is not None else []
     taken: set[str] = set()

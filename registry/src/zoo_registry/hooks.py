@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from zoo_registry.specs import BackboneSpec, HeadSpec, PluginInfo, StrategySpec
+from zoo_registry.specs import BackboneSpec, HeadSpec, PluginInfo, RecipeSpec, StrategySpec
 
 PROJECT = "zoo"
 
@@ -43,4 +43,15 @@ def zoo_strategies() -> Iterable[StrategySpec]:  # type: ignore[empty-body]
     """The strategies that the plugin offers."""
 
 
-HOOKS = {"zoo_plugin": "plugin", "zoo_backbones": "backbone", "zoo_heads": "head", "zoo_strategies": "strategy"}
+@hookspec
+def zoo_recipes() -> Iterable[RecipeSpec]:  # type: ignore[empty-body]
+    """The named recipes that the plugin offers."""
+
+
+HOOKS = {
+    "zoo_plugin": "plugin",
+    "zoo_backbones": "backbone",
+    "zoo_heads": "head",
+    "zoo_strategies": "strategy",
+    "zoo_recipes": "recipe",
+}

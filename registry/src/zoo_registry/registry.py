@@ -1,4 +1,4 @@
-"""The registry: every backbone, head and strategy of the installed plugins, by full or short name.
+"""The registry: every backbone, head, strategy and recipe of the installed plugins, by full or short name.
 
 Full names are ``namespace/name`` and are what is stored everywhere. A short name works while it is unique within its
 kind. Nothing here imports torch; a factory is imported when something is built.
@@ -13,9 +13,9 @@ from typing import Generic, Literal, TypeVar, cast, overload
 from zoo_registry.discovery import Plugin, Problem, discover
 from zoo_registry.errors import AmbiguousNameError, PluginError, UnknownNameError, did_you_mean
 from zoo_registry.references import load_reference
-from zoo_registry.specs import KINDS, BackboneSpec, HeadSpec, Spec, StrategySpec
+from zoo_registry.specs import KINDS, BackboneSpec, HeadSpec, NamedSpec, RecipeSpec, Spec, StrategySpec
 
-SpecT = TypeVar("SpecT", bound=Spec, covariant=True)
+SpecT = TypeVar("SpecT", bound=NamedSpec, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Entry(Generic[SpecT]):
         Raises:
             PluginError: it cannot be imported; carries the original reason.
         """
+        if not isinstance(self.spec, Spec):
+            raise TypeError(f"{self.kind} {self.name} is data, nothing is built from it")
         return load_reference(self.spec.factory, owner=self.name)
 
 
@@ -50,15 +52,15 @@ class Registry:
 
     def __init__(self, plugins: Iterable[Plugin] | None = None) -> None:
         self.plugins: tuple[Plugin, ...] = tuple(discover() if plugins is None else plugins)
-        self._full: dict[str, dict[str, Entry[Spec]]] = {kind: {} for kind in KINDS}
-        self._short: dict[str, dict[str, list[Entry[Spec]]]] = {kind: {} for kind in KINDS}
-        self._entries: dict[str, list[Entry[Spec]]] = {kind: [] for kind in KINDS}
+        self._full: dict[str, dict[str, Entry[NamedSpec]]] = {kind: {} for kind in KINDS}
+        self._short: dict[str, dict[str, list[Entry[NamedSpec]]]] = {kind: {} for kind in KINDS}
+        self._entries: dict[str, list[Entry[NamedSpec]]] = {kind: [] for kind in KINDS}
         for plugin in self.plugins:
             for kind in KINDS:
-                for spec in plugin.specs[kind]:
+                for spec in plugin.specs.get(kind, ()):
                     self._add(Entry(kind, plugin.namespace, spec, plugin))
 
-    def _add(self, entry: Entry[Spec]) -> None:
+    def _add(self, entry: Entry[NamedSpec]) -> None:
         self._entries[entry.kind].append(entry)
         for local in (entry.spec.name, *entry.spec.aliases):
             self._full[entry.kind][f"{entry.namespace}/{local}"] = entry
@@ -76,8 +78,10 @@ class Registry:
     @overload
     def entries(self, kind: Literal["strategy"]) -> Sequence[Entry[StrategySpec]]: ...
     @overload
-    def entries(self, kind: str) -> Sequence[Entry[Spec]]: ...
-    def entries(self, kind: str) -> Sequence[Entry[Spec]]:
+    def entries(self, kind: Literal["recipe"]) -> Sequence[Entry[RecipeSpec]]: ...
+    @overload
+    def entries(self, kind: str) -> Sequence[Entry[NamedSpec]]: ...
+    def entries(self, kind: str) -> Sequence[Entry[NamedSpec]]:
         """All entries of a kind, ordered by namespace, then as the plugin gave them."""
         return self._entries[kind]
 
@@ -85,7 +89,7 @@ class Registry:
         """All full names of a kind, aliases left out."""
         return (entry.name for entry in self._entries[kind])
 
-    def find(self, kind: str, name: str) -> Entry[Spec]:
+    def find(self, kind: str, name: str) -> Entry[NamedSpec]:
         """The entry that a full or short name means.
 
         Raises:
@@ -118,6 +122,10 @@ class Registry:
         """The strategy of that name, see :meth:`find`."""
         return cast("Entry[StrategySpec]", self.find("strategy", name))
 
+    def recipe(self, name: str) -> Entry[RecipeSpec]:
+        """The named recipe of that name, see :meth:`find`."""
+        return cast("Entry[RecipeSpec]", self.find("recipe", name))
+
     def _refuse_switched_off(self, kind: str, name: str) -> None:
         namespace, slash, _ = name.partition("/")
         owners = [p for p in self.plugins if slash and p.namespace == namespace]
@@ -147,4 +155,5 @@ class Registry:
             return f"no plugin {namespace!r} is installed; zoo plugin list shows those that are"
         off = sorted({plugin.namespace for plugin in self.plugins if plugin.status != "ok"})
         aside = f" ({', '.join(off)} is off: zoo plugin list)" if off else ""
-        return f"zoo list {'strategies' if kind == 'strategy' else kind + 's'} shows all{aside}"
+        plural = "strategies" if kind in ("strategy", "recipe") else f"{kind}s"
+        return f"zoo list {plural} shows all{aside}"

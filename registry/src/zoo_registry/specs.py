@@ -20,7 +20,7 @@ CONTRACT_VERSION = 1
 OLDEST_CONTRACT = 1
 """The oldest contract whose plugins still work."""
 
-KINDS = ("backbone", "head", "strategy")
+KINDS = ("backbone", "head", "strategy", "recipe")
 
 FEATURE_KINDS = ("pooled", "map", "tokens", "pyramid")
 """``pooled``: [B, D]; ``map``: [B, D, H, W]; ``tokens``: [B, N, D], all-zero vectors where a sequence is padded;
@@ -123,30 +123,20 @@ class Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """What all specs share.
+class NamedSpec:
+    """What everything that a plugin offers has.
 
     Attributes:
         name: local part, unique in its namespace and kind.
         summary: one line.
-        factory: ``"package.module:callable"``, imported on first build.
-        options: a frozen dataclass, every field defaulted, help in the field metadata.
         aliases: further local names; they work like ``name`` and are never stored.
         deprecated: why not to use it any more and what instead, or None.
-        extra: data of the plugin's own, handed back to its factory with the spec; the app never reads it.
-        example: option values to try the spec with, where the defaults alone do not do (a teacher's name).
-        known_failures: check of the conformance kit -> why it cannot pass.
     """
 
     name: str
     summary: str
-    factory: str
-    options: type = NoOptions
     aliases: tuple[str, ...] = ()
     deprecated: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    example: Mapping[str, Any] = field(default_factory=dict)
-    known_failures: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):
@@ -154,6 +144,28 @@ class Spec:
                 raise ValueError(f"{name!r} is no name (letters, digits, '.', '_', '-')")
         if not self.summary or "\n" in self.summary:
             raise ValueError(f"{self.name}: the summary must be one line")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(NamedSpec):
+    """What all specs of things that are built share.
+
+    Attributes:
+        factory: ``"package.module:callable"``, imported on first build.
+        options: a frozen dataclass, every field defaulted, help in the field metadata.
+        extra: data of the plugin's own, handed back to its factory with the spec; the app never reads it.
+        example: option values to try the spec with, where the defaults alone do not do (a teacher's name).
+        known_failures: check of the conformance kit -> why it cannot pass.
+    """
+
+    factory: str
+    options: type = NoOptions
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
+    known_failures: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not hasattr(self.options, "__dataclass_fields__"):
             raise ValueError(f"{self.name}: options {self.options!r} is not a dataclass")
         if not _FACTORY.match(self.factory):
@@ -269,4 +281,50 @@ class StrategySpec(Spec):
             raise ValueError(f"{self.name}: touches {sorted(unknown)} is not of input, backbone, features, loss")
 
 
-SPEC_TYPES: dict[str, type[Spec]] = {"backbone": BackboneSpec, "head": HeadSpec, "strategy": StrategySpec}
+@dataclass(frozen=True, kw_only=True)
+class RecipePhase:
+    """One phase of a :class:`RecipeSpec`; what is None follows the strategies' defaults and the size of the data.
+
+    Attributes:
+        strategies: full names, in any order.
+        epochs: passes over ``train``.
+        rate, decay, warmup: as in :class:`Defaults`.
+        augment: level of the train view (``none light medium strong``).
+        options: full name of a strategy -> option -> value.
+    """
+
+    strategies: tuple[str, ...]
+    epochs: int | None = None
+    rate: float | None = None
+    decay: float | None = None
+    warmup: float | None = None
+    augment: str | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSpec(NamedSpec):
+    """A recipe with a name: phases of composed strategies. It is data, nothing is built from it.
+
+    Attributes:
+        phases: in order.
+        head: full name of the head that goes with it, taken where the user names none.
+        paper: its source.
+    """
+
+    phases: tuple[RecipePhase, ...]
+    head: str | None = None
+    paper: Paper | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.phases or not all(phase.strategies for phase in self.phases):
+            raise ValueError(f"{self.name}: a recipe has at least one phase, and a phase at least one strategy")
+
+
+SPEC_TYPES: dict[str, type[NamedSpec]] = {
+    "backbone": BackboneSpec,
+    "head": HeadSpec,
+    "strategy": StrategySpec,
+    "recipe": RecipeSpec,
+}

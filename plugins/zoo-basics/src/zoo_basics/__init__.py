@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from zoo_registry import HeadSpec, PluginInfo, StrategySpec, hookimpl
+from zoo_registry import HeadSpec, PluginInfo, RecipeSpec, StrategySpec, hookimpl
 
-from zoo_basics.specs import HEADS, STRATEGIES
+from zoo_basics.specs import HEADS, RECIPES, STRATEGIES
 
 
 @hookimpl
@@ -23,3 +23,9 @@ def zoo_heads() -> tuple[HeadSpec, ...]:
 def zoo_strategies() -> tuple[StrategySpec, ...]:
     """``full``, ``linear``, ``partial``, ``fit``."""
     return STRATEGIES
+
+
+@hookimpl
+def zoo_recipes() -> tuple[RecipeSpec, ...]:
+    """Phases of strategies under one name: ``lp-ft``..."""
+    return RECIPES

@@ -13,11 +13,16 @@ from zoo_registry.conformance import spec_checks
 from zoo_registry.errors import PluginError, UnknownNameError, UsageError, did_you_mean
 from zoo_registry.references import one_line
 from zoo_registry.registry import Entry, Registry
-from zoo_registry.specs import KINDS, BackboneSpec, Spec
+from zoo_registry.specs import KINDS, BackboneSpec, NamedSpec
 
 CheckFunction = Callable[[Entry[Any]], None]
 
-MODULES = {"backbone": "backbone_checks", "head": "head_checks", "strategy": "strategy_checks"}
+MODULES = {
+    "backbone": "backbone_checks",
+    "head": "head_checks",
+    "strategy": "strategy_checks",
+    "recipe": "recipe_checks",
+}
 """Kind -> the module with its checks; these import torch, so they are imported when checks are asked for."""
 
 
@@ -28,7 +33,7 @@ class Check:
     Attributes:
         name: a sentence, ``features_have_declared_width``.
         spec: full name of the spec.
-        kind: ``backbone``, ``head`` or ``strategy``.
+        kind: ``backbone``, ``head``, ``strategy`` or ``recipe``.
         run: raises where the claim is false.
         expected_failure: why it is known not to pass, or None.
     """
@@ -146,7 +151,7 @@ def parametrize_with_checks(name: str, kind: str | None = None, **arguments: Any
     return pytest.mark.parametrize("check", parameters)
 
 
-def _select(registry: Registry, name: str, kind: str | None, limit: int | None) -> list[Entry[Spec]]:
+def _select(registry: Registry, name: str, kind: str | None, limit: int | None) -> list[Entry[NamedSpec]]:
     if kind is not None and kind not in KINDS:
         raise UsageError(f"unknown kind {kind!r}", hint="one of " + ", ".join(KINDS))
     kinds = KINDS if kind is None else (kind,)
@@ -156,7 +161,7 @@ def _select(registry: Registry, name: str, kind: str | None, limit: int | None) 
         return [entry for group in groups for entry in _limited(group, limit)]
     for plugin in owners:
         raise PluginError(str(plugin.problem or f"plugin {name!r} is disabled by ZOO_PLUGINS"))
-    found: list[Entry[Spec]] = []
+    found: list[Entry[NamedSpec]] = []
     unknown: UnknownNameError | None = None
     for each in kinds:
         try:
@@ -170,11 +175,11 @@ def _select(registry: Registry, name: str, kind: str | None, limit: int | None) 
     return found
 
 
-def _limited(entries: list[Entry[Spec]], limit: int | None) -> list[Entry[Spec]]:
+def _limited(entries: list[Entry[NamedSpec]], limit: int | None) -> list[Entry[NamedSpec]]:
     if limit is None or len(entries) <= limit:
         return entries
 
-    def size(entry: Entry[Spec]) -> float:
+    def size(entry: Entry[NamedSpec]) -> float:
         return (entry.spec.parameters or float("inf")) if isinstance(entry.spec, BackboneSpec) else 0.0
 
     return sorted(entries, key=size)[:limit]
@@ -182,7 +187,7 @@ def _limited(entries: list[Entry[Spec]], limit: int | None) -> list[Entry[Spec]]
 
 def _run(function: CheckFunction, entry: Entry[Any]) -> None:
     """Run a check; on one thread where tensors are tiny, as more would only stand in each other's way."""
-    if entry.kind == "backbone":
+    if entry.kind in ("backbone", "recipe"):
         function(entry)
         return
     import torch
@@ -195,17 +200,18 @@ def _run(function: CheckFunction, entry: Entry[Any]) -> None:
         torch.set_num_threads(threads)
 
 
-def _checks_of(entry: Entry[Spec], expected: Mapping[str, str], used: set[str]) -> Iterator[Check]:
+def _checks_of(entry: Entry[NamedSpec], expected: Mapping[str, str], used: set[str]) -> Iterator[Check]:
     module = importlib.import_module(f"zoo_registry.conformance.{MODULES[entry.kind]}")
     functions: list[CheckFunction] = [*spec_checks.applicable(entry), *module.applicable(entry)]
-    strangers = sorted(set(entry.spec.known_failures) - {function.__name__ for function in functions})
+    known: Mapping[str, str] = getattr(entry.spec, "known_failures", {})
+    strangers = sorted(set(known) - {function.__name__ for function in functions})
     if strangers:
         raise UsageError(f"{entry.name}: known failure of {strangers[0]!r}, which is no check of it")
     for function in functions:
         name = function.__name__
         keys = [key for key in (name, f"{entry.name}:{name}") if key in expected]
         used.update(keys)
-        reasons = [*(expected[key] for key in keys), *(r for n, r in entry.spec.known_failures.items() if n == name)]
+        reasons = [*(expected[key] for key in keys), *(r for n, r in known.items() if n == name)]
         if any(not reason.strip() for reason in reasons):
             raise UsageError(f"{entry.name}: the expected failure of {name!r} needs a reason")
         yield Check(

@@ -14,7 +14,7 @@ from typing import Any
 from zoo_registry.inputs import ImageInput
 from zoo_registry.options import OptionInfo, describe_options, options_to_dict, parse_options
 from zoo_registry.registry import Entry
-from zoo_registry.specs import CAPABILITIES, FEATURE_KINDS, BackboneSpec, HeadSpec, Spec, StrategySpec
+from zoo_registry.specs import CAPABILITIES, FEATURE_KINDS, BackboneSpec, HeadSpec, NamedSpec, Spec, StrategySpec
 
 HEAVY = ("torch", "torchvision", "timm", "transformers", "peft", "tensorflow", "jax")
 """Libraries that listing must not import."""
@@ -43,14 +43,15 @@ def require(condition: Any, message: str) -> None:
         raise AssertionError(message)
 
 
-def applicable(entry: Entry[Spec]) -> Iterator[Any]:
+def applicable(entry: Entry[NamedSpec]) -> Iterator[Any]:
     """The checks of this module that apply to the entry."""
     yield module_imports_without_torch
     yield spec_is_complete
-    yield factory_can_be_imported
+    if isinstance(entry.spec, Spec):
+        yield factory_can_be_imported
 
 
-def module_imports_without_torch(entry: Entry[Spec]) -> None:
+def module_imports_without_torch(entry: Entry[NamedSpec]) -> None:
     """Importing the plugin and calling its hooks, in a fresh process, imports none of :data:`HEAVY`."""
     status, problem, heavy = _imported(entry.namespace, entry.plugin.module)
     require(status == "ok", problem)
@@ -68,10 +69,12 @@ def _imported(namespace: str, module: str) -> tuple[str, str, list[str]]:
     return status, problem, heavy
 
 
-def spec_is_complete(entry: Entry[Spec]) -> None:
+def spec_is_complete(entry: Entry[NamedSpec]) -> None:
     """A summary for a person; options that are frozen, defaulted, explained and in range; facts that make sense."""
     spec = entry.spec
     require(10 <= len(spec.summary) <= 120, f"the summary has {len(spec.summary)} characters, not 10 to 120")
+    if not isinstance(spec, Spec):
+        return
     require(getattr(spec.options, "__dataclass_params__").frozen, "the options dataclass is not frozen")  # noqa: B009
     for option in describe_options(spec.options):
         _option_is_complete(option)

@@ -1,4 +1,4 @@
-"""The specs of the heads and strategies: plain data, free of torch."""
+"""The specs of the heads, strategies and recipes: plain data, free of torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from zoo_basics.specs.averaging import AVERAGING
 from zoo_basics.specs.data import DATA
 from zoo_basics.specs.heads import HEADS
 from zoo_basics.specs.losses import LOSSES
+from zoo_basics.specs.recipes import RECIPES
 from zoo_basics.specs.tuning import TUNING
 
 STRATEGIES: tuple[StrategySpec, ...] = (*TUNING, *DATA, *LOSSES, *AVERAGING)
 
-__all__ = ["HEADS", "STRATEGIES"]
+__all__ = ["HEADS", "RECIPES", "STRATEGIES"]
