@@ -16,6 +16,11 @@ def test_starter_conforms(check):
     check()
 
 
+@parametrize_with_checks("peft")
+def test_peft_conforms(check):
+    check()
+
+
 @pytest.mark.slow
 @parametrize_with_checks("timm", limit=3)
 def test_small_architectures_of_timm_conform(check):

@@ -29,7 +29,7 @@ class TransferModel(nn.Module):
         self.columns = columns
         self.label_smoothing = 0.0
         self.taps: tuple[str, ...] = ()
-        self._frozen: set[str] = set()
+        self._frozen: set[nn.Module] = set()
 
     def forward(self, batch: Batch, view: str | None = None) -> Pass:
         """The pass of one view (the batch's first by default): computed once, remembered on the batch."""
@@ -129,7 +129,7 @@ class TransferModel(nn.Module):
         for name, parameter in self.named_parameters():
             if under(name, prefixes):
                 parameter.requires_grad_(not frozen)
-        modules = {name for name, _ in self.named_modules() if under(name, prefixes)}
+        modules = {module for name, module in self.named_modules() if under(name, prefixes)}
         self._frozen = self._frozen | modules if frozen else self._frozen - modules
         self.train(self.training)
 
@@ -141,10 +141,13 @@ class TransferModel(nn.Module):
         super().train(mode)
         if not any(p.requires_grad for p in self.backbone.parameters()):
             self.backbone.eval()
-        for name, module in self.named_modules():
-            if name in self._frozen:
-                module.training = False
+        for module in self._frozen:
+            module.training = False
         return self
+
+    def rests(self, module: nn.Module) -> bool:
+        """Whether the module is frozen by :meth:`freeze`; one that was put in its place later is not."""
+        return module in self._frozen
 
 
 def under(name: str, prefixes: Iterable[str]) -> bool:

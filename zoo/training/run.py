@@ -114,6 +114,17 @@ class TrainingRun:
         return self.train.targets
 
     @property
+    def weights(self) -> Tensor | None:
+        """Weights [N] of the training samples, on the CPU; None where the data brings none."""
+        weights = self.train.weights
+        return None if weights is None else torch.from_numpy(weights.copy())
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Full names of the strategies of the phase."""
+        return tuple(component.name for component in self.phases[self.phase].recipe.strategies)
+
+    @property
     def class_counts(self) -> dict[str, Tensor]:
         """Column -> training samples per class, in the order of the label map."""
         return {c.name: torch.tensor(list(self.train.class_counts(c.name).values())) for c in self.columns if c.classes}
@@ -214,7 +225,7 @@ class TrainingRun:
             module
             for name, module in model.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-            if name not in model._frozen and not name.startswith("auxiliary.")
+            if not model.rests(module) and not name.startswith("auxiliary.")
         ]
         if not norms:
             return

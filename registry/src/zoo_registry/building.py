@@ -29,7 +29,7 @@ class Column:
 
     Attributes:
         name: as in the data; ``"label"`` for class folders.
-        kind: ``classification`` (integer [B], -1 where missing, or soft [B, C]), ``multilabel`` ([B, C] of 0/1, NaN
+        kind: ``classification`` (integer [B], -1 where missing, or soft [B, C], a row of NaN where missing), ``multilabel`` ([B, C] of 0/1, NaN
             where missing) or ``regression`` ([B] float, NaN where missing).
         classes: the label map, in order; empty for regression.
     """
@@ -96,6 +96,9 @@ class Backbone(Protocol):
     ``collate(samples) -> tensor or mapping`` makes a batch of them, for ``forward``;
     ``assets() -> {file name: bytes}`` for files that belong beside the weights (a tokenizer's).
 
+    Optional, where the backbone is a shell around another library's model: ``published() -> module``, the module within
+    whose names ``export`` writes; adapters are published under them. Without it that is the backbone itself.
+
     Modules that ``forward`` never uses (a text tower behind ``encode_text``) are no parameters of the backbone: a
     trainable tensor that never gets a gradient fails a run.
     """
@@ -135,7 +138,8 @@ class Head(Protocol):
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``{column: [B]}``, per sample and not reduced, NaN where the label is missing.
 
-        Classification targets are integer [B] or soft [B, C].
+        Classification targets are integer [B] (-1 where missing) or soft [B, C] (a row of NaN where missing).
+        ``outputs`` may be of some of the columns only.
         """
         ...
 

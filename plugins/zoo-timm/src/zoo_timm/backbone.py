@@ -93,6 +93,10 @@ class TimmBackbone(nn.Module):
         """Features of images ``x`` [B, C, H, W]: see :func:`zoo_timm.features.extract` for the shapes."""
         return extract(self.model, x, self.features)
 
+    def published(self) -> nn.Module:
+        """The timm model: what ``export`` writes has its names."""
+        return self.model
+
     def intermediates(self, x: Tensor) -> list[Tensor]:
         """One map [B, D_i, h_i, w_i] per stage, finest first."""
         return pyramid(self.model, x)

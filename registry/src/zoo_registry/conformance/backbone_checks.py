@@ -197,6 +197,9 @@ def export_round_trips(entry: BackboneEntry) -> None:
     exported = module.export(None, (), given)
     require(isinstance(exported, Exported), f"export() returned {type(exported).__name__}")
     json.dumps(dict(exported.config))
+    inner = module.published() if hasattr(module, "published") else None
+    foreign = [] if inner is None else sorted(set(inner.state_dict()) ^ set(exported.tensors))
+    require(not foreign, f"published() has other names than export(): {', '.join(foreign[:3])}")
     with tempfile.TemporaryDirectory() as folder:
         again = build(entry, weights=_save(exported.tensors, Path(folder)))
         features = features_of(again, given)

@@ -27,7 +27,7 @@ class ReferenceModel(nn.Module):
             self.head: nn.Module = TinyHead(WIDTH, COLUMNS)
         self.auxiliary = nn.ModuleDict()
         self.taps: tuple[str, ...] = ()
-        self.resting: set[str] = set()
+        self.resting: set[nn.Module] = set()
 
     def forward(self, batch: Batch, view: str | None = None) -> Pass:
         """The pass of one view, remembered on the batch."""
@@ -89,16 +89,15 @@ class ReferenceModel(nn.Module):
         for name, parameter in self.named_parameters():
             if under(name, prefixes):
                 parameter.requires_grad_(learning)
-        modules = {name for name, _ in self.named_modules() if under(name, prefixes)}
+        modules = {module for name, module in self.named_modules() if under(name, prefixes)}
         self.resting = self.resting - modules if learning else self.resting | modules
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ReferenceModel:
         """As in torch, but frozen modules stay in evaluation mode."""
         super().train(mode)
-        for name, module in self.named_modules():
-            if name in self.resting:
-                module.training = False
+        for module in self.resting:
+            module.training = False
         return self
 
 
