@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from zoo_registry import Classifier, Column
 
@@ -60,3 +61,15 @@ def output_layer(width: int, size: int) -> nn.Linear:
     nn.init.normal_(layer.weight, std=INIT_STD)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def class_shares(targets: Tensor, classes: int) -> Tensor:
+    """How much of each sample belongs to each class, [N, C]; a row of zeros where the label is missing.
+
+    Args:
+        targets: integer [N], negative where missing, or probabilities [N, C], a row with NaN where missing.
+        classes: C.
+    """
+    if targets.is_floating_point():
+        return targets.masked_fill(targets.isnan().any(dim=1, keepdim=True), 0.0)
+    return F.one_hot(targets.clamp(min=0).long(), classes) * (targets >= 0)[:, None]

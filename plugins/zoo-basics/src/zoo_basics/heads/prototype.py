@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from zoo_registry import Classifier, Column, DataError, HeadSpec
 
-from zoo_basics.heads.columns import ClassificationHead
+from zoo_basics.heads.columns import ClassificationHead, class_shares
 from zoo_basics.options.heads import PrototypeOptions
 
 
@@ -70,7 +70,7 @@ class PrototypeHead(ClassificationHead):
 
 def _class_means(features: Tensor, targets: Tensor, column: Column) -> Tensor:
     """The means [C, D] of features [N, D]."""
-    shares = _shares(targets.to(features.device), column.size).to(features.dtype)
+    shares = class_shares(targets.to(features.device), column.size).to(features.dtype)
     weight = shares.sum(dim=0)
     empty = [label for label, total in zip(column.classes, weight.tolist(), strict=True) if total <= 0]
     if empty:
@@ -80,13 +80,6 @@ def _class_means(features: Tensor, targets: Tensor, column: Column) -> Tensor:
             hint="add a sample of each class, or take head 'linear'",
         )
     return (shares / weight).T @ features
-
-
-def _shares(targets: Tensor, classes: int) -> Tensor:
-    """How much of each sample belongs to each class, [N, C]; zero where the label is missing."""
-    if targets.is_floating_point():
-        return targets.masked_fill(targets.isnan().any(dim=1, keepdim=True), 0.0)
-    return F.one_hot(targets.clamp(min=0).long(), classes) * (targets >= 0)[:, None]
 
 
 def build(spec: HeadSpec, options: PrototypeOptions, *, width: int, targets: tuple[Column, ...]) -> PrototypeHead:

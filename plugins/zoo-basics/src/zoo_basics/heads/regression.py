@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from zoo_registry import Classifier, Column, DataError, HeadSpec
 
 from zoo_basics.heads.columns import ColumnHead, output_layer
-from zoo_basics.heads.losses import at_least_float32
+from zoo_basics.heads.losses import at_least_float32, deviation_loss
 from zoo_basics.options.heads import RegressionOptions
 
 
@@ -70,17 +69,10 @@ class RegressionHead(ColumnHead):
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``{column: [B]}`` of values in standard deviations, NaN (and a gradient of zero) where missing."""
         scales = dict(zip((column.name for column in self.columns), self.std, strict=True))
-        return {name: self._loss((values, targets[name]), scales[name]) for name, values in outputs.items()}
-
-    def _loss(self, pair: tuple[Tensor, Tensor], scale: Tensor) -> Tensor:
-        values, targets = pair
-        missing = targets.isnan()
-        error = ((values - targets.to(values.dtype)) / scale).masked_fill(missing, 0.0)
-        if self.kind == "huber":
-            loss = F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.delta)
-        else:
-            loss = error.square() if self.kind == "mse" else error.abs()
-        return loss.masked_fill(missing, torch.nan)
+        return {
+            name: deviation_loss(values, targets[name], scales[name], self.kind, self.delta)
+            for name, values in outputs.items()
+        }
 
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The values as they are, ``{column: [B]}``."""

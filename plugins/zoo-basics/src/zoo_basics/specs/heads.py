@@ -13,6 +13,30 @@ _SNELL = Paper(title="Prototypical Networks for Few-shot Learning", year=2017, l
 _GIDARIS = Paper(
     title="Dynamic Few-Shot Visual Learning without Forgetting", year=2018, link="https://arxiv.org/abs/1804.09458"
 )
+_BERTINETTO = Paper(
+    title="Meta-learning with differentiable closed-form solvers", year=2019, link="https://arxiv.org/abs/1805.08136"
+)
+_SUN = Paper(
+    title="Out-of-Distribution Detection with Deep Nearest Neighbors",
+    year=2022,
+    link="https://arxiv.org/abs/2204.06507",
+)
+_LEE = Paper(
+    title="Set Transformer: A Framework for Attention-based Permutation-Invariant Neural Networks",
+    year=2019,
+    link="https://arxiv.org/abs/1810.00825",
+)
+_RIDNIK = Paper(
+    title="Asymmetric Loss For Multi-Label Classification", year=2021, link="https://arxiv.org/abs/2009.14119"
+)
+_CAO = Paper(
+    title="Rank consistent ordinal regression for neural networks", year=2020, link="https://arxiv.org/abs/1901.07884"
+)
+_KENDALL = Paper(
+    title="Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics",
+    year=2018,
+    link="https://arxiv.org/abs/1705.07115",
+)
 
 HEADS = (
     HeadSpec(
@@ -44,11 +68,45 @@ HEADS = (
         paper=_SNELL,
     ),
     HeadSpec(
+        name="ridge",
+        summary="ridge regression in closed form, penalty chosen by leave-one-out (strategy fit); folds",
+        factory="zoo_basics.heads.ridge:build",
+        options=options.RidgeOptions,
+        tasks=("classification", "regression"),
+        gradient=False,
+        paper=_BERTINETTO,
+    ),
+    HeadSpec(
+        name="knn",
+        summary="nearest training samples (strategy fit); abstains from what lies far from all of them",
+        factory="zoo_basics.heads.knn:build",
+        options=options.KnnOptions,
+        gradient=False,
+        paper=_SUN,
+    ),
+    HeadSpec(
+        name="attention",
+        summary="learned queries attend to the tokens or places of a map, then one linear layer with softmax",
+        factory="zoo_basics.heads.attention:build",
+        options=options.AttentionOptions,
+        features=("tokens", "map"),
+        paper=_LEE,
+    ),
+    HeadSpec(
         name="multilabel",
         summary="one linear layer with a sigmoid per class: any number of labels a sample",
         factory="zoo_basics.heads.multilabel:build",
         options=options.MultilabelOptions,
         tasks=("multilabel",),
+        paper=_RIDNIK,
+    ),
+    HeadSpec(
+        name="ordinal",
+        summary="classes with an order (grades, ages): probabilities from questions 'above rank k?'",
+        factory="zoo_basics.heads.ordinal:build",
+        options=options.OrdinalOptions,
+        example={"order": ("first", "second", "third")},
+        paper=_CAO,
     ),
     HeadSpec(
         name="regression",
@@ -56,5 +114,13 @@ HEADS = (
         factory="zoo_basics.heads.regression:build",
         options=options.RegressionOptions,
         tasks=("regression",),
+    ),
+    HeadSpec(
+        name="multi-task",
+        summary="columns of different kinds at once, each weighed by its learned uncertainty",
+        factory="zoo_basics.heads.multi_task:build",
+        options=options.MultiTaskOptions,
+        tasks=("classification", "multilabel", "regression"),
+        paper=_KENDALL,
     ),
 )
