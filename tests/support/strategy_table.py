@@ -6,6 +6,7 @@ beside its defaults (a head, a teacher, an architecture) is derived from its spe
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class Case:
     parts: tuple[str, ...]
 
     def __str__(self) -> str:
-        short = "+".join(part.rpartition("/")[2] for part in self.parts)
+        short = "+".join(part.rpartition("/")[2] for part in self.expression.split("+"))
         return f"{short}-{self.architecture}"
 
 
@@ -97,6 +98,14 @@ def missing(names: tuple[str, ...], architecture: str) -> list[str]:
     """Capabilities that the strategies need and the architecture lacks."""
     has = registry().backbone(ARCHITECTURES[architecture]).spec.capabilities
     return sorted({need for name in names for need in registry().strategy(name).spec.needs - has})
+
+
+def recipes() -> Iterator[Case]:
+    """Every named recipe on every architecture."""
+    for entry in registry().entries("recipe"):
+        for architecture in ARCHITECTURES:
+            parts = dict.fromkeys(name for phase in entry.spec.phases for name in phase.strategies)
+            yield Case(entry.name, architecture, tuple(parts))
 
 
 def alone() -> Iterator[Case]:
@@ -141,21 +150,22 @@ def plan_case(case: Case, teacher: Path | None = None) -> Plan:
     Raises:
         UsageError: the architecture lacks what a strategy needs.
     """
-    specs = [registry().strategy(part).spec for part in case.parts]
-    heads = [e for e in registry().entries("head") if "classification" in e.spec.tasks]
-    wanted = {need for spec in specs for need in spec.head_needs}
-    head = "basics/prototype" if wanted == {"fit"} else heads[0].name
+    wanted = {need for part in case.parts for need in registry().strategy(part).spec.head_needs}
+    head = (
+        "basics/prototype" if wanted == {"fit"} and len(case.parts) == 1 else None
+    )  # else the recipe's, or the plain one
     settings = [f"strategy.{part}.{key}={value}" for part in case.parts for key, value in options(part, teacher)]
-    return make_plan(
+    plan = make_plan(
         Request(
             data={"train": Shades((14, 8, 4), 0), "val": Shades((3, 3, 3), 1)},
             backbone=ARCHITECTURES[case.architecture], head=head, strategy=case.expression,
             settings=(*settings, "train.batch_size=13", "train.threads=1", "train.warmup=0", "train.lr=3e-3"),
-            train={"epochs": EPOCHS} if all(spec.gradient for spec in specs) else {},
             pretrained=False, image_size=SIZE, seed=5,
         ),
         registry(),
     )  # fmt: skip
+    phases = [dataclasses.replace(phase, epochs=EPOCHS if phase.epochs else None) for phase in plan.recipe.phases]
+    return dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, phases=tuple(phases)))
 
 
 def options(name: str, teacher: Path | None) -> list[tuple[str, str]]:
@@ -182,7 +192,7 @@ def prepare(case: Case, teacher: Path | None = None, *, checkpoint_every: float 
         options=plan.recipe.train, seed=plan.recipe.seed, device=device, assembler=load,
         rebuild=lambda: assemble_recipe(plan.recipe, plan.data, registry(), device, pretrained=False).model,
     )  # fmt: skip
-    run.options = type(run.options)(**{**vars(run.options), "checkpoint_every": checkpoint_every})
+    run.options = dataclasses.replace(run.options, checkpoint_every=checkpoint_every)
     return Attempt(run, assembled, plan)
 
 
@@ -192,12 +202,14 @@ class Seen:
 
     Attributes:
         start: every tensor once the phase was prepared; ``end``: after its last step, before anything was merged.
+        owners: name of every tensor -> the name of the class of the module that it belongs to.
         trainable: names of parameters that could learn in any step.
         following: names of buffers whose module was in training mode in any step.
     """
 
     start: dict[str, Tensor]
     end: dict[str, Tensor]
+    owners: dict[str, str]
     trainable: set[str] = field(default_factory=set)
     following: set[str] = field(default_factory=set)
 
@@ -233,7 +245,9 @@ class Watcher(Reporter):
     def begin_phase(self, index: int, count: int, label: str, total_steps: int) -> None:
         """Keep what the phase starts from."""
         state = clone_state(self.run.model.state_dict())
-        self.phases.append(Seen(state, state))
+        modules = dict(self.run.model.named_modules())
+        owners = {name: type(modules.get(name.rpartition(".")[0])).__name__ for name in state}
+        self.phases.append(Seen(state, state, owners))
 
     def _look(self) -> None:
         if not self.run.model.training or not torch.is_grad_enabled():
