@@ -178,8 +178,8 @@ def test_strategies_have_no_state():
 def test_specs_are_listed_without_torch():
     code = (
         "import sys, zoo_basics\n"
-        "assert [s.name for s in zoo_basics.zoo_strategies()] == ['full', 'linear', 'partial', 'fit']\n"
-        "assert len(zoo_basics.zoo_heads()) == 6 and zoo_basics.zoo_plugin().summary\n"
+        "assert {'full', 'linear', 'partial', 'fit'} <= {s.name for s in zoo_basics.zoo_strategies()}\n"
+        "assert len(zoo_basics.zoo_heads()) >= 6 and zoo_basics.zoo_plugin().summary\n"
         "assert all(s.options() is not None for s in (*zoo_basics.zoo_heads(), *zoo_basics.zoo_strategies()))\n"
         "heavy = {'torch', 'numpy', 'torchvision'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -242,7 +242,8 @@ def fake_registry() -> Registry:
             StrategySpec(
                 name="slow", summary="s", factory="x:y", role="penalty", defaults=Defaults(rate=1e-5, epochs=2)
             ),
-            StrategySpec(name="tune", summary="s", factory="x:y", defaults=Defaults(epochs=7)),
+            StrategySpec(name="tune", summary="s", factory="x:y", defaults=Defaults(epochs=7, decay=0.05)),
+            StrategySpec(name="pull", summary="s", factory="x:y", role="penalty", defaults=Defaults(rate=1, decay=0)),
         ),
     }
     return Registry([Plugin(namespace="fake", distribution="zoo-fake", version="1", specs=specs)])
@@ -259,6 +260,18 @@ def test_the_tuning_strategys_defaults_go_before_the_others():
     wanted = recipe("slow+tune", backbone=Component(name="bare"), head=Component(name="plain"))
     phase = resolve_recipe(wanted, fake_registry()).phases[0]
     assert (phase.epochs, phase.rate) == (7, 1e-5)
+
+
+def test_a_penaltys_decay_goes_before_the_tuning_strategys():
+    bare = {"backbone": Component(name="bare"), "head": Component(name="plain")}
+    found = [resolve_recipe(recipe(s, **bare), fake_registry()).phases[0].decay for s in ("tune+pull", "tune+slow")]
+    assert found == [0.0, 0.05]
+
+
+def test_the_train_view_is_plain_only_where_a_strategy_leaves_the_backbone_alone():
+    bare = {"backbone": Component(name="bare"), "head": Component(name="plain")}
+    plans = {s: resolve_recipe(recipe(s, **bare), fake_registry()).phases[0].augment for s in ("tune+slow", "slow")}
+    assert plans == {"tune+slow": "none", "slow": "medium"}
 
 
 def test_the_recommended_backbone_and_the_plain_head_are_the_defaults():

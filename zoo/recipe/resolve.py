@@ -152,7 +152,8 @@ def _resolve_phase(
     if augment not in AUGMENTS:
         errors.append(UsageError(f"{where}: augment {augment!r} is not one of {', '.join(AUGMENTS)}"))
     if augment == "auto":
-        augment = "none" if cacheable(specs) else suggested
+        rests = cacheable(specs) and any(spec.role == "tuning" for spec in specs)  # without a tuning everything learns
+        augment = "none" if rests else suggested
     usual = max(int(defaults["epochs"]), min(MOST_EPOCHS, -(-LEAST_STEPS // per_epoch)))
     length = phase.epochs if phase.epochs is not None else (epochs or usual)
     return PhaseRecipe(
@@ -183,13 +184,18 @@ def _number(phase: PhaseRecipe, name: str, where: str, errors: list[ZooError]) -
 
 
 def _defaults(specs: list[StrategySpec]) -> dict[str, float]:
-    """The defaults of the tuning strategy, then of the others, then the house's."""
+    """The defaults of the tuning strategy, then of the others, then the house's; a penalty's decay goes first.
+
+    A penalty that names a decay stands in its place: L2-SP pulls to the pretrained weights, decay would pull to zero.
+    """
     ordered = sorted(specs, key=lambda spec: spec.role != "tuning")
+    decay = next((s.defaults.decay for s in specs if s.role == "penalty" and s.defaults.decay is not None), None)
     house = {"rate": DEFAULT_RATE, "decay": DEFAULT_DECAY, "warmup": DEFAULT_WARMUP, "epochs": DEFAULT_EPOCHS}
-    return {
+    found = {
         name: next((v for s in ordered if (v := getattr(s.defaults, name)) is not None), value)
         for name, value in house.items()
     }
+    return found if decay is None else {**found, "decay": decay}
 
 
 def _first(*values: float | None) -> float:

@@ -15,13 +15,15 @@ def zoo_plugin() -> PluginInfo:
 
 @hookimpl
 def zoo_heads() -> tuple[HeadSpec, ...]:
-    """``linear``, ``mlp``, ``cosine``, ``prototype``, ``multilabel``, ``regression``."""
+    """``linear``, ``mlp``, ``cosine``, ``prototype``, ``ridge``, ``knn``, ``attention``, ``multilabel``, ``ordinal``,
+    ``regression``, ``multi-task``.
+    """
     return HEADS
 
 
 @hookimpl
 def zoo_strategies() -> tuple[StrategySpec, ...]:
-    """``full``, ``linear``, ``partial``, ``fit``."""
+    """``full``, ``linear``, ``partial``, ``gradual``, ``bitfit``, ``norm``, ``fit``, ``llrd``, ``l2-sp``."""
     return STRATEGIES
 
 

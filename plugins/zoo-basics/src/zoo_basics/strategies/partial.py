@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from zoo_registry import Run, Strategy, StrategySpec, TransferModel, UsageError
+from zoo_registry import Run, Strategy, StrategySpec, TransferModel
 
 from zoo_basics.options.tuning import PartialOptions
+from zoo_basics.strategies.parts import last_blocks
 
 
 class Partial(Strategy):
@@ -31,32 +30,9 @@ class Partial(Strategy):
         Raises:
             UsageError: the backbone has fewer blocks.
         """
-        learning = last_blocks(model, self.count)
+        learning = last_blocks(model, self.count, "partial")
         model.freeze(name for name in model.blocks() if name not in learning)
         model.unfreeze(learning)
-
-
-def last_blocks(model: TransferModel, count: int) -> list[str]:
-    """The names of the last blocks with ``count`` among them that hold a matrix (a parameter of two or more axes).
-
-    Raises:
-        UsageError: there are fewer.
-    """
-    blocks = model.blocks()
-    matrices = [name for name, parameter in model.backbone.named_parameters(prefix="backbone") if parameter.ndim > 1]
-    counted = [name for name, prefixes in blocks.items() if any(_under(matrix, prefixes) for matrix in matrices)]
-    if count > len(counted):
-        raise UsageError(
-            f"strategy 'partial': blocks={count}, but the backbone has {len(counted)}: {', '.join(counted)}",
-            hint="take fewer blocks, or strategy 'full'",
-        )
-    names = list(blocks)
-    return names[names.index(counted[-count]) :]
-
-
-def _under(name: str, prefixes: Sequence[str]) -> bool:
-    """Whether the parameter ``name`` is, or lies under, one of ``prefixes``."""
-    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
 def build(spec: StrategySpec, options: PartialOptions) -> Partial:
