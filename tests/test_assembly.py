@@ -259,14 +259,6 @@ def test_missing_labels_count_nowhere_and_weights_do():
     torch.testing.assert_close(weighed, first)
 
 
-def test_label_smoothing_is_torchs():
-    model = cnn(pretrained=False).model
-    model.label_smoothing = 0.2
-    logits, targets = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
-    expected = nn.functional.cross_entropy(logits, targets, label_smoothing=0.2)
-    torch.testing.assert_close(model.loss({"label": logits}, {"label": targets}), expected)
-
-
 def test_mixed_targets_are_weighed_per_sample():
     model, given = cnn(pretrained=False).model.eval(), batch()
     ones, other = given.targets, {"label": (given.targets["label"] + 1) % 3}

@@ -87,20 +87,6 @@ def test_accumulation_equals_the_larger_batch(count):
             torch.testing.assert_close(small[name], large[name], rtol=1e-4, atol=1e-6)
 
 
-def test_label_smoothing_is_torchs():
-    run = make_run([phase(Strategy())])
-    model, smoothing = run.model, 0.15
-    model.label_smoothing = smoothing
-    draw = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(9, 3, generator=draw), torch.tensor([0, 1, 2, -1, 0, -1, 2, 2, 1])
-    expected = nn.CrossEntropyLoss(label_smoothing=smoothing, ignore_index=-1)(logits, labels)
-    torch.testing.assert_close(model.loss({"label": logits}, {"label": labels}), expected)
-    soft = torch.rand(9, 3, generator=draw).softmax(1)
-    torch.testing.assert_close(
-        model.loss({"label": logits}, {"label": soft}), nn.functional.cross_entropy(logits, soft)
-    )
-
-
 def test_mixed_and_weighted_losses():
     run = make_run([phase(Strategy())])
     batch = Batch(views={}, ids=[0, 1, 2], features=torch.randn(3, 8, generator=torch.Generator().manual_seed(1)))

@@ -140,6 +140,7 @@ def open_recipe_data(source: Any, recipe: Recipe, **more: Any) -> Dataset:
         image_column=options.image_column,
         label_columns=options.label_columns,
         split_column=options.split_column,
+        weight_column=options.weight_column,
         val_fraction=options.val_fraction,
         task=options.task,
         labels_per_class=options.labels_per_class,

@@ -27,7 +27,6 @@ class TransferModel(nn.Module):
         self.head = head
         self.auxiliary = nn.ModuleDict()
         self.columns = columns
-        self.label_smoothing = 0.0
         self.taps: tuple[str, ...] = ()
         self._frozen: set[nn.Module] = set()
 
@@ -62,40 +61,30 @@ class TransferModel(nn.Module):
                 hook.remove()
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], weights: Any = None) -> Tensor:
+        """Scalar: the head's per-sample losses, averaged."""
+        return self.average(self.head.loss(outputs, targets), weights)  # type: ignore[operator]
+
+    def average(self, losses: Mapping[str, Tensor], weights: Any = None) -> Tensor:
         """Scalar: per column the mean over the samples that have a label, summed over columns.
 
-        With ``label_smoothing`` e the loss of an integer label is ``(1 - e) * loss(label) + e * loss(uniform)``
-        (Szegedy et al. 2016, arXiv 1512.00567). ``weights`` [B] multiply the per-sample losses.
+        Args:
+            losses: column -> [B], NaN where the label is missing.
+            weights: [B], which multiply the per-sample losses.
         """
-        losses = self.head.loss(outputs, targets)  # type: ignore[operator]
         total: Tensor | int = 0
-        for column, values in losses.items():
-            values = self._smooth(column, values, outputs, targets)
+        for values in losses.values():
             present = ~values.isnan()
             kept = torch.where(present, values, torch.zeros_like(values))
             summed = kept.sum() if weights is None else (kept * weights).sum()
             total = total + summed / present.sum().clamp(min=1)
         return total if isinstance(total, Tensor) else torch.zeros((), requires_grad=True)
 
-    def _smooth(
-        self, column: str, values: Tensor, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
-    ) -> Tensor:
-        kind = next((c.kind for c in self.columns if c.name == column), "")
-        if not self.label_smoothing or kind != "classification" or targets[column].is_floating_point():
-            return values
-        uniform = torch.full_like(outputs[column], 1 / outputs[column].shape[1])
-        spread = self.head.loss({column: outputs[column]}, {column: uniform})[column]  # type: ignore[operator]
-        return torch.lerp(values, spread, self.label_smoothing)
-
     def supervised(self, batch: Batch) -> Tensor:
         """The head's loss on the batch: mixed, weighed, averaged over the labels present."""
         outputs = self(batch).outputs
         if batch.targets is None:
             raise ValueError("a batch without targets has no supervised loss")
-        if batch.mix is None:
-            return self.loss(outputs, batch.targets, batch.weights)
-        parts = [self.loss(outputs, t, w if batch.weights is None else w * batch.weights) for t, w in batch.mix]
-        return torch.stack(parts).sum()
+        return torch.stack([self.loss(outputs, targets, weights) for targets, weights in batch.parts()]).sum()
 
     def blocks(self) -> dict[str, tuple[str, ...]]:
         """Ordered block name -> parameter-name prefixes relative to this model, stem first.

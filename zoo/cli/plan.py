@@ -71,9 +71,8 @@ def print_recipe(plan: Plan, registry: Registry, *, err: bool = False) -> None:
         say(f"data      {column.name}: {column.kind}{classes}; {_splits(plan)}", as_json=err)
     options = recipe.train
     batch = f"{options.batch_size}" + (f" x {options.accumulate}" if options.accumulate > 1 else "")
-    extra = f", label smoothing {options.label_smoothing:g}" if options.label_smoothing else ""
     clip = f", clip {options.clip:g}" if options.clip else ""
-    say(f"training  AdamW, {options.schedule}, batch {batch}{clip}{extra}, seed {recipe.seed}", as_json=err)
+    say(f"training  AdamW, {options.schedule}, batch {batch}{clip}, seed {recipe.seed}", as_json=err)
     rows = [[str(i), *phase_cells(phase)] for i, phase in enumerate(recipe.phases, start=1)]
     table(rows, ["phase", "strategies", "length", "rate", "decay", "warm-up", "augment"], err=err)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from zoo_registry.building import Column
 from zoo_registry.errors import DataError, UsageError
 
@@ -130,6 +131,7 @@ def _make_split(
         sizes=[records.sizes[i] for i in rows],
         columns=columns,
         encoded={c: values[rows] for c, values in encoded.items()},
+        weights=None if records.weights is None else np.asarray(records.weights, dtype=np.float64)[rows],
         decoder=records.decoder,
     )
 

@@ -46,6 +46,7 @@ class Split:
         sizes: bytes of each sample, 0 where unknown.
         columns: the target columns; empty where there are no labels.
         encoded: column name -> numpy array, see :attr:`targets`.
+        weights: float64 [N], a weight a sample; None where the data has none.
         decoder: source -> uint8 [H, W, C] for images.
     """
 
@@ -55,6 +56,7 @@ class Split:
     sizes: Sequence[int]
     columns: tuple[Column, ...] = ()
     encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weights: np.ndarray | None = None
     decoder: Callable[[Any], Any] = decode_image
     cache_bytes: int = CACHE_BYTES
     _cache: dict[int, Any] = field(default_factory=dict, repr=False)
@@ -145,6 +147,7 @@ class Split:
             sizes=[self.sizes[i] for i in chosen],
             columns=self.columns,
             encoded={c: v[chosen] for c, v in self.encoded.items()},
+            weights=None if self.weights is None else self.weights[chosen],
             decoder=self.decoder,
             cache_bytes=self.cache_bytes,
         )

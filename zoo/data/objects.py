@@ -15,7 +15,7 @@ from zoo_registry.errors import DataError, UsageError, did_you_mean
 
 from zoo.data.kinds import check_task, interpret
 from zoo.data.names import split_name
-from zoo.data.records import Raw, Records
+from zoo.data.records import Raw, Records, read_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +38,12 @@ def read_object(
     labels: tuple[Column, ...] | None = None,
     image_column: str | None = None,
     label_columns: Sequence[str] = (),
+    weight_column: str | None = None,
 ) -> Records:
     """List the samples of an object, or of a mapping from split names to objects.
 
     Raises:
-        UsageError: not a dataset of a known kind, or columns that must be named.
+        UsageError: not a dataset of a known kind, or columns that must be named, or that it cannot have.
         DataError: items that are not (image, label).
     """
     check_task(task)
@@ -54,11 +55,16 @@ def read_object(
         form="datasets" if all(huggingface) else "torch", name=type(next(iter(parts.values()))).__name__,
         ids=[], sources=[], sizes=[], splits=None if isinstance(next(iter(parts)), type(None)) else [], values={},
     )  # fmt: skip
+    if weight_column and not all(huggingface):
+        raise UsageError("a torch dataset has no weight column", hint="give a table or a Hugging Face dataset")
     cells: dict[str, list[Any]] = {}
+    weights: list[float] = []
     image: str | int
     for split, dataset in parts.items():
         if all(huggingface):
             image, found = _huggingface(dataset, image_column, label_columns, merged)
+            if weight_column:
+                weights += _weights(dataset, weight_column)
         else:
             image, found = 0, {"label": _torch_labels(dataset, merged)}
         if cells and cells.keys() != found.keys():
@@ -70,6 +76,7 @@ def read_object(
         merged.sources += [Item(dataset, i, image) for i in range(len(dataset))]  # type: ignore[operator]
         if split:
             merged.splits += [split] * len(dataset)  # type: ignore[operator]
+    merged.weights = weights if weight_column else None
     merged.sizes = [0] * len(merged.ids)
     model = {c.name: c.kind for c in labels or ()}
     for name, values in cells.items():
@@ -182,6 +189,13 @@ def _huggingface(
             f"which is the {missing}? The dataset has {', '.join(features)}", hint="name image_column, label_columns"
         )
     return images[0], {name: _feature_labels(dataset, name, features[name], records) for name in found}
+
+
+def _weights(dataset: Any, column: str) -> list[float]:
+    if column not in dataset.features:
+        hint = did_you_mean(column, dataset.features) or f"it has {', '.join(dataset.features)}"
+        raise UsageError(f"the dataset has no weight column {column!r}", hint=hint)
+    return read_weights(list(dataset[column]), column, lambda index: f"item {index}")
 
 
 def _feature_labels(dataset: Any, name: str, feature: Any, records: Records) -> list[Any]:

@@ -32,6 +32,7 @@ def open_data(
     image_column: str | None = None,
     label_columns: Sequence[str] = (),
     split_column: str | None = None,
+    weight_column: str | None = None,
     seed: int = 0,
     val_fraction: float = 0.2,
     labels: tuple[Column, ...] | None = None,
@@ -48,6 +49,7 @@ def open_data(
         data: a folder of class folders, a ``.csv``, ``.tsv`` or ``.parquet`` table, ``digits:``, a map-style torch
             dataset of (image, label), a Hugging Face dataset, or a mapping of split names to either of the last two.
         image_column, label_columns, split_column: columns of tables and Hugging Face datasets; found where obvious.
+        weight_column: column of the same with a weight from 0 on for each sample, for strategies that sample by it.
         seed: draws the validation split (where there is none) and ``labels_per_class``.
         val_fraction: share of each class drawn as ``val``, between 0 and 1.
         labels: the columns of a trained model; the data is held to them by name.
@@ -74,7 +76,7 @@ def open_data(
     )  # fmt: skip
     records = read_records(
         data, image_column=image_column, label_columns=tuple(label_columns), split_column=split_column,
-        task=task, labels=labels, follow_links=follow_links,
+        weight_column=weight_column, task=task, labels=labels, follow_links=follow_links,
     )  # fmt: skip
     from zoo.data.building import build
 
@@ -103,6 +105,7 @@ def read_records(
     image_column: str | None,
     label_columns: tuple[str, ...],
     split_column: str | None,
+    weight_column: str | None,
     task: str | None,
     labels: tuple[Column, ...] | None,
     follow_links: bool,
@@ -112,11 +115,19 @@ def read_records(
     Raises:
         UsageError, DataError: see :func:`open_data`.
     """
-    columns = {"image_column": image_column, "label_columns": label_columns, "split_column": split_column}
+    columns = {
+        "--image-column": image_column,
+        "--label-column": label_columns,
+        "--split-column": split_column,
+        "data.weight_column": weight_column,
+    }
     if not isinstance(data, (str, Path)):
         from zoo.data.objects import read_object
 
-        return read_object(data, task=task, labels=labels, image_column=image_column, label_columns=label_columns)
+        return read_object(
+            data, task=task, labels=labels, image_column=image_column, label_columns=label_columns,
+            weight_column=weight_column,
+        )  # fmt: skip
     path = Path(data).expanduser()
     suffix = path.suffix.lower()
     if suffix in TABLES and os.path.isfile(path):
@@ -129,11 +140,12 @@ def read_records(
             image_column=image_column,
             label_columns=label_columns,
             split_column=split_column,
+            weight_column=weight_column,
         )
     scheme = None if os.path.exists(path) else _SCHEME.match(str(data))
     if not os.path.isdir(path) and scheme is None:
         raise _no_data(path)
-    given = [f"--{name.replace('_columns', '_column').replace('_', '-')}" for name, value in columns.items() if value]
+    given = [name for name, value in columns.items() if value]
     if given:
         raise UsageError(f"{given[0]} belongs to a table, but {str(data)!r} is none", hint="leave it out")
     if task not in (None, "classification"):

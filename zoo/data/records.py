@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from zoo_registry.building import Column
-from zoo_registry.errors import UsageError
+from zoo_registry.errors import DataError, UsageError
 
 from zoo.data.dataset import digest
 from zoo.data.decode import decode_image
@@ -31,6 +32,7 @@ class Records:
         classes: column name -> declared classes, for sources that declare them (features).
         declared: split (``""`` where there is none) -> classes that have a folder, where classes are folders. There a
             class without a folder in val or test is an error; elsewhere, a class without a sample is a note.
+        weights: a weight for each sample, where the source brings them; they are no part of the fingerprint.
         where: index -> where a person finds the sample (``"line 7"``).
         extra: more for the description.
     """
@@ -45,6 +47,7 @@ class Records:
     kinds: dict[str, str] = field(default_factory=dict)
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Sequence[float] | None = None
     decoder: Callable[[Any], Any] = decode_image
     where: Callable[[int], str] | None = None
     ignored: dict[str, int] = field(default_factory=dict)
@@ -96,6 +99,27 @@ class Selection:
             raise UsageError(f"unknown split {self.split!r}", hint=f"one of {', '.join(SPLITS)}, all")
         if self.labels_per_class is not None and self.labels_per_class < 1:
             raise UsageError(f"labels_per_class={self.labels_per_class} is out of range", hint="it is 1 or more")
+
+
+def read_weights(cells: Sequence[Any], column: str, where: Callable[[int], str]) -> list[float]:
+    """The cells of a weight column as numbers.
+
+    Raises:
+        DataError: a cell that is no finite number from 0 on; says where.
+    """
+    weights = []
+    for index, cell in enumerate(cells):
+        try:
+            weight = float(cell)
+        except (TypeError, ValueError):
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            what = "nothing" if cell is None else repr(cell)
+            raise DataError(
+                f"{where(index)}: {what} in column {column!r} is no weight", hint="write a number from 0 on"
+            )
+        weights.append(weight)
+    return weights
 
 
 def _text(value: Raw) -> str:

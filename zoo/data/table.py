@@ -20,7 +20,7 @@ from zoo.data.cells import Cells, read_cells
 from zoo.data.decode import SUFFIXES
 from zoo.data.kinds import check_task, flags_only, interpret, merge_flags
 from zoo.data.names import listing, split_name
-from zoo.data.records import Raw, Records
+from zoo.data.records import Raw, Records, read_weights
 
 IMAGE_NAMES = ("image", "file", "filename", "file_name", "path", "filepath", "image_path", "img")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")
@@ -36,8 +36,11 @@ def read_table(
     image_column: str | None = None,
     label_columns: Sequence[str] = (),
     split_column: str | None = None,
+    weight_column: str | None = None,
 ) -> Records:
     """List the samples of a table. Columns that are not named are found by :data:`IMAGE_NAMES` and the like.
+
+    A weight column must be named; its cells are numbers from 0 on.
 
     Raises:
         UsageError: a column that is not there, or that must be named.
@@ -49,7 +52,8 @@ def read_table(
     split = _named(table, split_column, "split") if split_column else next(
         (c for c in table.columns if c.lower() == "split"), None
     )  # fmt: skip
-    kinds, values = _labels(table, [image, split], label_columns, labels, task)
+    weight = _named(table, weight_column, "weight") if weight_column else None
+    kinds, values = _labels(table, [image, split, weight], label_columns, labels, task)
     sources, ids, sizes = _images(path.parent, table, image)
     splits = None if split is None else _splits(table, split)
     notes = _repeated(table, ids, values, splits)
@@ -62,6 +66,7 @@ def read_table(
         splits=splits,
         values=values,
         kinds=kinds,
+        weights=None if weight is None else read_weights(table.columns[weight], weight, table.places.__getitem__),
         where=table.places.__getitem__,
         notes=notes,
     )

@@ -56,6 +56,9 @@ class DataOptions:
     image_column: str | None = option(None, help="column of a table that holds the image paths")
     label_columns: tuple[str, ...] = option((), help="columns of a table that hold the targets")
     split_column: str | None = option(None, help="column of a table that says train, val or test")
+    weight_column: str | None = option(
+        None, help="column of a table with a weight a sample, for strategies that use it"
+    )
     val_fraction: float = option(0.2, help="share of train drawn as val where none is given", low=0.01, high=0.9)
     task: str | None = option(None, help="kind of the targets", choices=("classification", "multilabel", "regression"))
     max_bad: float = option(0.01, help="unreadable images allowed: a share below 1, or a count from 1 on", low=0.0)
@@ -76,7 +79,6 @@ class TrainOptions:
     weight_decay: float | None = option(None, help="weight decay of AdamW; each strategy's own by default", low=0)
     warmup: float | None = option(None, help="share of a phase's steps spent warming up", low=0, high=0.9)
     schedule: str = option("cosine", help="learning rate after the warm-up", choices=("cosine", "constant", "linear"))
-    label_smoothing: float = option(0.0, help="share of a label spread over all classes", low=0, high=0.9)
     clip: float = option(1.0, help="largest gradient norm; 0 does not clip", low=0)
     augment: str = option("auto", help="strength of the train view", choices=AUGMENTS)
     epochs: int | None = option(None, help="epochs of the last phase that names none", low=1)

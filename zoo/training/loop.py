@@ -235,6 +235,8 @@ class PhaseLoop:
         model.auxiliary.clear()
         model.taps = ()
         refuse_foreign(run.start, model, where=f"phase {run.phase + 1}")
+        found = {spec.name: dict(f) for spec, strategy in self.phase.parts if (f := strategy.findings())}
+        record |= {"findings": found} if found else {}
         record |= {"event": "phase", "phase": run.phase, "label": self.phase.recipe.label(), "steps": run.step}
         self.log.append(record)
         self.reporter.end_phase(run.phase, record)

@@ -32,7 +32,6 @@ def prepare_phase(run: TrainingRun, phase: Phase, before: Mapping[str, str] | No
     model: Any = run.model
     model.thaw()
     model.train()
-    model.label_smoothing = run.options.label_smoothing
     run.steps_per_epoch = len(step_plan(len(run.train), run.options.batch_size, run.options.accumulate))
     run.total_steps = phase_steps(run, phase)
     run.seed_model("prepare")

@@ -29,8 +29,8 @@ class Column:
 
     Attributes:
         name: as in the data; ``"label"`` for class folders.
-        kind: ``classification`` (integer [B], -1 where missing, or soft [B, C], a row of NaN where missing), ``multilabel`` ([B, C] of 0/1, NaN
-            where missing) or ``regression`` ([B] float, NaN where missing).
+        kind: ``classification`` (integer [B], -1 where missing, or soft [B, C], a row of NaN where missing),
+            ``multilabel`` ([B, C] of 0/1, NaN where missing) or ``regression`` ([B] float, NaN where missing).
         classes: the label map, in order; empty for regression.
     """
 

@@ -83,6 +83,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def parts(self) -> list[tuple[dict[str, Any], Any]]:
+        """``[(targets, per-sample weight [B] or None), ...]`` whose losses add up to the batch's, mixed or not."""
+        if self.mix is None:
+            return [(self.targets or {}, self.weights)]
+        return [(targets, w if self.weights is None else w * self.weights) for targets, w in self.mix]
+
 
 class TransferModel(Protocol):
     """Backbone + head, as strategies see it (a ``torch.nn.Module`` of the app)."""
@@ -102,6 +108,10 @@ class TransferModel(Protocol):
 
     def loss(self, outputs: Mapping[str, Any], targets: Mapping[str, Any], weights: Any = None) -> Tensor:
         """The head's per-sample losses, weighed and averaged over the labels present."""
+        ...
+
+    def average(self, losses: Mapping[str, Any], weights: Any = None) -> Tensor:
+        """Scalar from per-sample losses ``{column: [B], NaN where missing}``, as :meth:`loss` makes it."""
         ...
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
@@ -130,6 +140,10 @@ class Run(Protocol):
     columns: tuple[Column, ...]
     targets: Mapping[str, Tensor]
     class_counts: Mapping[str, Tensor]
+    weights: Tensor | None
+    """Weights [N] of the training samples as the data brings them, on the CPU; None where it brings none."""
+    strategies: tuple[str, ...]
+    """Full names of the phase's strategies, for those that must agree with another (mixup and cutmix)."""
     base: Mapping[str, Tensor]
     """The pretrained weights, by name in the model's state dict."""
     start: Mapping[str, Tensor]
@@ -237,6 +251,10 @@ class Strategy:
     def finish(self, model: TransferModel, run: Run) -> None:
         """At the phase's end: merge, average, fit; the model is plain afterwards."""
 
+    def findings(self) -> Mapping[str, float | str]:
+        """After :meth:`finish`, for the phase's row of the log: what the method chose or measured."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Flat tensors and scalars, whatever an exact resume needs."""
         return {}
@@ -265,12 +283,14 @@ def order_problems(specs: Sequence[StrategySpec]) -> list[str]:
 
 
 def compose(parts: Iterable[tuple[StrategySpec, Strategy]]) -> list[tuple[StrategySpec, Strategy]]:
-    """The parts of a phase in calling order.
+    """The parts of a phase in calling order: by role, then as written.
+
+    The owner of evaluation weights goes before others of its role: they work on what it averaged (EMA, then WiSE-FT).
 
     Raises:
         UsageError: two parts claim what only one may own.
     """
-    ordered = sorted(parts, key=lambda part: ROLES.index(part[0].role))
+    ordered = sorted(parts, key=lambda part: (ROLES.index(part[0].role), not overrides(part[1], "evaluation_weights")))
     problems = order_problems([spec for spec, _ in ordered])
     for method in ("parameter_groups", "sample_weights", "objective", "evaluation_weights"):
         owners = [spec.name for spec, strategy in ordered if overrides(strategy, method)]

@@ -158,7 +158,7 @@ def missing_labels_are_nan(entry: HeadEntry) -> None:
 
 
 def soft_targets_accepted(entry: HeadEntry) -> None:
-    """Soft targets [B, C] work, and one-hot ones give the loss of the integer labels."""
+    """Soft targets [B, C] work, one-hot ones give the loss of the integer labels, a row of NaN is a missing label."""
     for problem, head, outputs in each(entry):
         if problem.column.kind != "classification":
             continue
@@ -168,6 +168,14 @@ def soft_targets_accepted(entry: HeadEntry) -> None:
         require(torch.allclose(hard, soft, atol=1e-4, rtol=1e-4), "one-hot targets give another loss than the labels")
         mixed = head.loss(outputs, {"label": 0.5 * hot + 0.5 * hot.roll(1, 0)})["label"]
         require(mixed.shape == (COUNT,) and mixed.isfinite().all(), "soft targets give a broken loss")
+        hot[[1, 4]] = torch.nan
+        live = outputs["label"].detach().requires_grad_()
+        losses = head.loss({"label": live}, {"label": hot})["label"]
+        missing = losses.isnan().nonzero().flatten().tolist()
+        require(missing == [1, 4], f"soft targets are missing at [1, 4], the loss is NaN at {missing}")
+        if losses.requires_grad:
+            torch.where(losses.isnan(), 0.0, losses).sum().backward()
+            require(live.grad is not None and live.grad.isfinite().all(), "a missing soft target makes gradients NaN")
 
 
 def decode_is_in_range(entry: HeadEntry) -> None:

@@ -54,21 +54,22 @@ class ReferenceModel(nn.Module):
                 handle.remove()
 
     def loss(self, outputs: Mapping[str, Any], targets: Mapping[str, Any], weights: Any = None) -> Tensor:
+        """The head's losses, averaged."""
+        return self.average(self.head.loss(outputs, targets), weights)
+
+    def average(self, losses: Mapping[str, Any], weights: Any = None) -> Tensor:
         """Mean over the labels present, weighed, summed over columns."""
         total = torch.zeros(())
-        for losses in self.head.loss(outputs, targets).values():
-            present = ~losses.isnan()
-            values = torch.where(present, losses, 0.0) * (1.0 if weights is None else weights)
+        for each in losses.values():
+            present = ~each.isnan()
+            values = torch.where(present, each, 0.0) * (1.0 if weights is None else weights)
             total = total + values.sum() / present.sum().clamp(min=1)
         return total
 
     def supervised(self, batch: Batch) -> Tensor:
         """The loss of a labelled batch, mixed where the batch is."""
         outputs = self(batch).outputs
-        if batch.mix is None:
-            return self.loss(outputs, batch.targets or {}, batch.weights)
-        shares = [(targets, w if batch.weights is None else w * batch.weights) for targets, w in batch.mix]
-        return torch.stack([self.loss(outputs, targets, weights) for targets, weights in shares]).sum()
+        return torch.stack([self.loss(outputs, targets, weights) for targets, weights in batch.parts()]).sum()
 
     def blocks(self) -> dict[str, tuple[str, ...]]:
         """The backbone's blocks, with ``backbone.`` in front of the prefixes."""

@@ -43,6 +43,8 @@ class ReferenceRun:
         self.inputs, labels = images("train")
         self.targets: Mapping[str, Tensor] = {"label": labels}
         self.class_counts: Mapping[str, Tensor] = {"label": torch.bincount(labels, minlength=3)}
+        self.weights: Tensor | None = None
+        self.strategies: tuple[str, ...] = ()
         self._reference: ReferenceModel | None = None
         self.recalibrate(self.model)
         self.base, self.start = snapshot(self.model), snapshot(self.model)

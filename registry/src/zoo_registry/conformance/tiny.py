@@ -141,6 +141,8 @@ class TinyHead(nn.Module):
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.is_floating_point():
-        return F.cross_entropy(logits, targets, reduction="none")
+        missing = targets.isnan().any(1)
+        losses = F.cross_entropy(logits, targets.masked_fill(missing[:, None], 0.0), reduction="none")
+        return losses.masked_fill(missing, torch.nan)
     losses = F.cross_entropy(logits, targets.clamp(min=0), reduction="none")
     return torch.where(targets >= 0, losses, torch.nan)
