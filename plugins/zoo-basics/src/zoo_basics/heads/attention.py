@@ -54,8 +54,9 @@ class AttentionHead(ClassificationHead):
             present = (tokens != 0).any(dim=2)[:, None, None]  # [B, 1, 1, N]: for every head and query
         even = self.norm(tokens)
         query = self.queries.expand(len(tokens), -1, -1)
-        parts = (self._split(part) for part in (query, self.key(even), self.value(even)))
-        pooled = F.scaled_dot_product_attention(*parts, attn_mask=None if present is None else _never_empty(present))
+        q, k, v = (self._split(part) for part in (query, self.key(even), self.value(even)))
+        mask = None if present is None else _never_empty(present)
+        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         if present is not None:
             pooled = pooled * present.any(dim=3, keepdim=True)
         mixed: Tensor = self.mix(pooled.transpose(1, 2).flatten(2))

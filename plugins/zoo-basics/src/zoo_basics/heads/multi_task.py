@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +63,7 @@ class MultiTaskHead(nn.Module):
         losses = {}
         for place, (column, part) in enumerate(zip(self.columns, self.parts, strict=True)):
             if column.name in outputs:
-                each = self._method(part, "loss")({column.name: outputs[column.name]}, targets)[column.name]
+                each = part.loss({column.name: outputs[column.name]}, targets)[column.name]
                 losses[column.name] = self._weighed(each, place)
         return losses
 
@@ -79,7 +78,7 @@ class MultiTaskHead(nn.Module):
         """``{column: probabilities [B, C]}``, or values [B]."""
         decoded: dict[str, Tensor] = {}
         for column, part in zip(self.columns, self.parts, strict=True):
-            decoded |= self._method(part, "decode")({column.name: outputs[column.name]})
+            decoded |= part.decode({column.name: outputs[column.name]})
         return decoded
 
     def prepare_targets(self, targets: Mapping[str, Tensor]) -> None:
@@ -90,10 +89,7 @@ class MultiTaskHead(nn.Module):
 
     def fold(self) -> Classifier | None:
         """That of the only column, else None."""
-        return self._method(self.parts[0], "fold")() if len(self.parts) == 1 else None
-
-    def _method(self, part: nn.Module, name: str) -> Any:
-        return getattr(part, name)
+        return self.parts[0].fold() if len(self.parts) == 1 else None
 
 
 def _part(width: int, column: Column, options: MultiTaskOptions) -> nn.Module:

@@ -21,8 +21,8 @@ LEAST_GAP = 1e-4
 class OrdinalHead(ClassificationHead):
     """Class probabilities from the C - 1 questions "is the rank above k?".
 
-    ``coral``: ``P(y > k) = sigmoid(w f + a_k)`` with one ``w`` for all k and falling ``a_k``; the loss is the sum of the
-    binary cross-entropies of the questions (Cao, Mirjalili and Raschka, Rank consistent ordinal regression for neural
+    ``coral``: ``P(y > k) = sigmoid(w f + a_k)`` with one ``w`` for all k and falling ``a_k``; the loss is the sum of
+    the questions' binary cross-entropies (Cao, Mirjalili and Raschka, Rank consistent ordinal regression for neural
     networks, 2020, arXiv 1901.07884). There the ``a_k`` are free and proven to end up in order; here they are in order
     by construction, so that the differences are probabilities from the first step.
 
@@ -79,9 +79,7 @@ class OrdinalHead(ClassificationHead):
         if self.method == "corn":
             return super().loss(outputs, targets)
         orders = {column.name: order for column, order in zip(self.columns, self.orders, strict=True)}
-        return {
-            name: _coral_loss(logits[:, orders[name]], targets[name], orders[name]) for name, logits in outputs.items()
-        }
+        return {name: _coral_loss(logits, targets[name], orders[name]) for name, logits in outputs.items()}
 
     def metrics(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """``rank_mae``, how many ranks the likeliest class is off, ``{column: {name: [B]}}``; NaN where missing."""
@@ -100,15 +98,15 @@ def _corn(conditional: Tensor) -> Tensor:
     return F.pad(F.logsigmoid(conditional).cumsum(dim=1), (1, 0)) + F.pad(F.logsigmoid(-conditional), (0, 1))
 
 
-def _coral_loss(ranked: Tensor, targets: Tensor, order: list[int]) -> Tensor:
+def _coral_loss(logits: Tensor, targets: Tensor, order: list[int]) -> Tensor:
     """``-sum_k [Q_k log P(y > k) + (1 - Q_k) log P(y <= k)]`` [B], ``Q_k`` the share of the label above rank k.
 
     Args:
-        ranked: [B, C] logits, lowest class first.
-        targets: integer [B] or soft [B, C], in the order of the label map.
+        logits: [B, C], in the order of the label map.
+        targets: integer [B] or soft [B, C].
         order: class numbers, lowest first.
     """
-    logs = ranked.log_softmax(dim=1)
+    logs = logits[:, order].log_softmax(dim=1)
     shares = class_shares(targets, len(order)).to(logs.dtype)[:, order]
     missing = shares.sum(dim=1) == 0
     loss = torch.zeros_like(logs[:, 0])
