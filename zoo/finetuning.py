@@ -14,6 +14,7 @@ from zoo_registry import Registry, UsageError
 from zoo_registry.options import parse_options
 from zoo_registry.strategy import compose
 
+from zoo.adapting import find_adapter
 from zoo.assembly.assemble import Assembled, assemble_model
 from zoo.assembly.model import TransferModel
 from zoo.bundle.write import Findings, write_bundle
@@ -188,7 +189,7 @@ def _execute(
             check_streams(phase.specs, data)
         assembled = assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline)
         recipe = _pin(recipe, assembled, threads if device.type == "cpu" else 0)
-        _check_head_methods(assembled, phases)
+        check_head_methods(assembled, phases)
         for line in assembled.summary():  # notes on the data were logged when it was opened
             reporter.note(line)
         prepare = getattr(assembled.model.head, "prepare_targets", None)
@@ -201,7 +202,7 @@ def _execute(
             log = MetricsLog(folder.metrics)
             checkpoints = CheckpointFolder(folder.checkpoints)
             train(run, log=log, checkpoints=checkpoints, reporter=reporter, stop=stop)
-            return _conclude(run, log, assembled, recipe, registry, folder)
+            return _conclude(run, log, assembled, recipe, registry, folder, reporter)
 
 
 def _make_run(
@@ -253,7 +254,12 @@ def _pin(recipe: Recipe, assembled: Assembled, threads: int) -> Recipe:
     return dataclasses.replace(recipe, train=train, weights=dict(assembled.weights) if assembled.weights else None)
 
 
-def _check_head_methods(assembled: Assembled, phases: list[Phase]) -> None:
+def check_head_methods(assembled: Assembled, phases: list[Phase]) -> None:
+    """The head must have the methods that strategies call.
+
+    Raises:
+        UsageError: it lacks one.
+    """
     for phase in phases:
         for spec in phase.specs:
             missing = [name for name in sorted(spec.head_needs) if not hasattr(assembled.model.head, name)]
@@ -286,7 +292,13 @@ def _open_folder(folder: RunFolder, recipe: Recipe, data: Dataset, device: torch
 
 
 def _conclude(
-    run: TrainingRun, log: MetricsLog, assembled: Assembled, recipe: Recipe, registry: Registry, folder: RunFolder
+    run: TrainingRun,
+    log: MetricsLog,
+    assembled: Assembled,
+    recipe: Recipe,
+    registry: Registry,
+    folder: RunFolder,
+    reporter: Reporter,
 ) -> FinetuneResult:
     """Evaluate the final model, write figures and bundle."""
     run.model.eval()
@@ -308,12 +320,16 @@ def _conclude(
         from zoo.evaluation.curves import curves_figure
 
         curves_figure(log.content, folder.path / "curves.png")
+    adapter, notes = find_adapter(run, assembled, recipe, registry)
+    for note in notes:
+        reporter.note(note)
     findings = Findings(
         metrics={name: report.metrics for name, report in reports.items()},
         data=describe_data(run.data),
         figures=figures,
+        notes=notes,
     )
-    write_bundle(folder.model, assembled, recipe, findings, registry)
+    write_bundle(folder.model, assembled, recipe, findings, registry, adapter)
     return FinetuneResult(
         run=folder.path,
         model=folder.model,
@@ -330,10 +346,13 @@ def draw_figures(report: Report, run: TrainingRun) -> dict[str, Any]:
 
     figures: dict[str, Any] = {}
     for column in run.data.columns:
-        confusion = report.columns[column.name].confusion
+        found = report.columns[column.name]
+        confusion = found.confusion
         if confusion is not None:
             name = "confusion.png" if len(run.data.columns) == 1 else f"confusion_{column.name}.png"
-            figures[name] = lambda path, m=confusion, c=column.classes: confusion_figure(m, c, path)
+            figures[name] = lambda path, m=confusion, c=column.classes, a=found.abstained: confusion_figure(
+                m, c, path, abstained=a
+            )
     return figures
 
 

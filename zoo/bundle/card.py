@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo_registry import ImageInput
+from zoo_registry import Exported, ImageInput
 
 from zoo.bundle.document import Document
 from zoo.bundle.licences import LICENCES
@@ -20,7 +20,12 @@ SHOWN = 12
 
 
 def render_card(
-    document: Document, *, library: str | None, figures: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+    document: Document,
+    *,
+    library: str | None,
+    figures: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    peft: str | None = None,
 ) -> str:
     """The card's text: YAML front matter, then what a reader asks for.
 
@@ -29,8 +34,10 @@ def render_card(
         library: the library whose own form the files have, for the loading snippet.
         figures: file names of figures in the bundle.
         notes: lines on the run.
+        peft: the code that makes the backbone for plain peft, see :func:`peft_base`; None: peft cannot load it.
     """
-    lines = ["---", front_matter(document, library).strip(), "---", "", f"# {title(document)}", ""]
+    whole = library if document.merged and document.delta is None else None
+    lines = ["---", front_matter(document, whole).strip(), "---", "", f"# {title(document)}", ""]
     lines += _what(document)
     lines += _metrics(document, figures)
     lines += _recipe(document)
@@ -38,6 +45,7 @@ def render_card(
     lines += _base(document)
     lines += _limits(document, notes)
     lines += _loading(document, library)
+    lines += _adapter(document, peft)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -174,9 +182,11 @@ def _limits(document: Document, notes: tuple[str, ...]) -> list[str]:
 def _loading(document: Document, library: str | None) -> list[str]:
     lines = ["## Loading", "", "With the zoo:", "", "```python", "import zoo", "", 'model = zoo.load("owner/name")']
     lines += ['rows = zoo.predict(model, ["file.jpg"])', "```", ""]
-    needed = " ".join(dict.fromkeys(p.distribution for p in document.plugins))
+    needed = " ".join(needed_distributions(document))
     lines += [f"It needs `pip install transfer-zoo {needed}`.", ""]
-    if library == "timm":
+    if not document.merged:
+        lines += ["Without the zoo the files are the backbone before its adapter, which gives other features.", ""]
+    elif library == "timm":
         lines += ["With timm alone:", "", "```python", "import timm"]
         lines += ['model = timm.create_model("hf-hub:owner/name", pretrained=True)', "```", ""]
         if document.head_form == "module":
@@ -185,3 +195,46 @@ def _loading(document: Document, library: str | None) -> list[str]:
             lines += ["With transformers:", "", "```python", "from transformers import pipeline"]
             lines += ['classify = pipeline("image-classification", model="owner/name")', "```", ""]
     return lines
+
+
+def needed_distributions(document: Document) -> list[str]:
+    """The distributions of the plugins without which the model cannot be loaded; others were for training alone."""
+    names = [document.backbone, document.head]
+    if document.adapter is not None and (not document.merged or (document.delta and document.delta.from_adapter)):
+        names.append(document.adapter.strategy)
+    namespaces = {name.partition("/")[0] for name in names}
+    return list(dict.fromkeys(p.distribution for p in document.plugins if p.namespace in namespaces))
+
+
+def _adapter(document: Document, peft: str | None) -> list[str]:
+    """What lies in ``adapter/``, and how plain peft reads it."""
+    record = document.adapter
+    if record is None:
+        return []
+    lines = [f"`adapter/` holds what `{record.strategy}` trained (method `{record.method}`)."]
+    if not record.merged:
+        return [*lines, "It is not merged into the weights: the zoo applies it when it loads the model.", ""]
+    lines += ["`model.safetensors` has it merged; it is there for those who want the backbone's adapter alone.", ""]
+    if peft is not None:
+        lines += ["With timm and peft, on the pretrained backbone:", "", "```python", "import timm"]
+        lines += ["from peft import PeftModel", *peft.splitlines()]
+        lines += ['backbone = PeftModel.from_pretrained(backbone, "owner/name", subfolder="adapter")', "```", ""]
+    return lines
+
+
+def peft_base(document: Document, exported: Exported) -> str | None:
+    """The lines that make the pretrained backbone with timm alone, or None where that cannot be said."""
+    base, config = document.base or {}, exported.config
+    if exported.library != "timm" or not isinstance(config.get("architecture"), str):
+        return None
+    arguments = "".join(f", {name}={value!r}" for name, value in (config.get("model_args") or {}).items())
+    if base.get("kind") == "hub" and base.get("file") == "model.safetensors":
+        name = f"hf-hub:{base['repo']}@{base['revision']}"
+        return f'backbone = timm.create_model("{name}", pretrained=True, num_classes=0{arguments})'
+    if base.get("kind") == "package":
+        return (
+            f'from importlib.resources import files\nbase = str(files("{base["package"]}") / "{base["resource"]}")\n'
+            f'backbone = timm.create_model("{config["architecture"]}", pretrained=True, num_classes=0, '
+            f'pretrained_cfg_overlay={{"file": base}}{arguments})'
+        )
+    return None

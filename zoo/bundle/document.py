@@ -15,18 +15,18 @@ from zoo_registry.building import TASKS
 from zoo_registry.options import parse_options
 from zoo_registry.specs import FEATURE_KINDS
 
+from zoo.bundle.small import DISTRIBUTION, FULL_NAME, AdapterRecord, DeltaRecord, read_adapter, read_delta
 from zoo.hub.files import read_json
 
 DOCUMENT = "zoo.json"
-FORMAT = 1
+FORMAT = 2
+"""The newest format; 1 is still written for what a reader of 1 understands: weights that are the whole model."""
 INPUTS: dict[str, type[Any]] = {"image": ImageInput, "text": TextInput, "audio": AudioInput}
 HEAD_FORMS = ("folded", "module")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 MOST_VALUES = 2**28
 """Largest number of values of one input: a document cannot ask for more memory than a model could want."""
-_FULL_NAME = re.compile(r"[a-z][a-z0-9-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.!+_-]*")
 
 
@@ -58,6 +58,8 @@ class Document:
         golden: see :mod:`zoo.bundle.golden`.
         license: of the weights, None where unknown.
         version: of the zoo that wrote it.
+        adapter: what lies in ``adapter/``, None where nothing does.
+        delta: how the weights are made again where they are published as a delta, None where they are there.
     """
 
     backbone: str
@@ -77,6 +79,13 @@ class Document:
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     license: str | None = None
+    adapter: AdapterRecord | None = None
+    delta: DeltaRecord | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Whether backbone and head are the whole model; False: the adapter has to be applied to them."""
+        return self.adapter is None or self.adapter.merged
 
     def drawn(self) -> dict[str, Any]:
         """``seed`` and ``val_fraction`` of the recipe, so that a validation split is drawn again as in training."""
@@ -87,7 +96,7 @@ class Document:
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {
-            "format": FORMAT,
+            "format": 1 if self.merged and self.delta is None else FORMAT,
             "zoo": self.version,
             "backbone": {"name": self.backbone, "options": self.backbone_options, "features": self.features},
             "head": {"name": self.head, "options": self.head_options, "form": self.head_form},
@@ -101,6 +110,8 @@ class Document:
             "data": self.data,
             "metrics": self.metrics,
             "golden": self.golden,
+            **({"adapter": self.adapter.to_json()} if self.adapter else {}),
+            **({"delta": self.delta.to_json()} if self.delta else {}),
         }
 
 
@@ -158,6 +169,8 @@ class _Reader:
             metrics=self.metrics(),
             golden=self.get("golden", dict),
             version=self.get("zoo", str),
+            adapter=read_adapter(self.values.get("adapter"), self.wrong),
+            delta=read_delta(self.values.get("delta"), self.wrong),
         )
 
     def one_of(self, path: str, known: tuple[str, ...]) -> str:
@@ -168,7 +181,7 @@ class _Reader:
 
     def full_name(self, path: str) -> str:
         value = self.get(path, str)
-        if not _FULL_NAME.fullmatch(value):
+        if not FULL_NAME.fullmatch(value):
             raise self.wrong(f"{path} is {value!r:.60}, not a full name like namespace/name")
         return str(value)
 
@@ -236,7 +249,7 @@ class _Reader:
         if not isinstance(value, dict) or not all(isinstance(value.get(n), str) for n in names):
             raise self.wrong("a plugin is not as it should be")
         record = PluginRecord(**{name: value[name] for name in names})
-        if not _DISTRIBUTION.fullmatch(record.distribution) or not _VERSION.fullmatch(record.version):
+        if not DISTRIBUTION.fullmatch(record.distribution) or not _VERSION.fullmatch(record.version):
             raise self.wrong(f"{record.distribution!r:.60} {record.version!r:.60} is no distribution and version")
         return record
 

@@ -11,6 +11,7 @@ from zoo_registry import Input, IntegrityError, Registry
 
 from zoo.assembly.assemble import check_finite
 from zoo.assembly.model import TransferModel
+from zoo.bundle.adapter import apply_adapter, build_strategy, read_adapter_files
 from zoo.bundle.document import DOCUMENT, Document, read_document
 from zoo.bundle.golden import check_golden
 from zoo.bundle.rebuild import rebuild_model
@@ -61,16 +62,20 @@ def load_bundle(
 
     Raises:
         IntegrityError: files differ from the manifest, or do not make a model.
-        PluginError: the plugin of its backbone or head is not installed, or broken.
+        PluginError: a plugin that it needs is not installed, or broken.
     """
     where = name or str(path)
     known = frozenset(verify_folder(path, where) if files is None else files)
     if DOCUMENT not in known:
         raise IntegrityError(f"{where} has no {DOCUMENT}", hint="it is no bundle of the zoo")
     document = read_document(path / DOCUMENT, where=where)
+    strategy = None if document.merged else build_strategy(document, registry, where)
     model = rebuild_model(document, path, known, registry, where)
     check_finite(model, where)
     model.requires_grad_(True).to(device).eval()
+    if strategy is not None:
+        apply_adapter(strategy, model, read_adapter_files(document, path, known, where, device), where)
+        model.eval()
     return LoadedModel(model=model, document=document, path=path, name=where, revision=revision)
 
 

@@ -9,12 +9,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from zoo_registry import Classifier, IntegrityError, PluginError, Registry
-from zoo_registry.errors import UnknownNameError, ZooError
-from zoo_registry.options import parse_options
+from zoo_registry import Classifier, IntegrityError, Registry
+from zoo_registry.errors import ZooError
 
 from zoo.assembly.model import FoldedHead, TransferModel
 from zoo.bundle.document import Document
+from zoo.bundle.parts import built, bundle_assets, find_entry, parsed_options, tensor_shapes
+from zoo.bundle.small import DELTA
 
 WEIGHTS = "model.safetensors"
 HEAD = "head.safetensors"
@@ -23,7 +24,7 @@ HEAD = "head.safetensors"
 def rebuild_model(
     document: Document, path: Path, files: frozenset[str], registry: Registry, where: str
 ) -> TransferModel:
-    """The model of a bundle, on the CPU.
+    """The model of a bundle, on the CPU; an adapter that is not merged is not yet applied.
 
     Args:
         document: its ``zoo.json``.
@@ -36,110 +37,67 @@ def rebuild_model(
         IntegrityError: options, sizes or tensors do not make a model.
         PluginError: the plugin of its backbone or head is not installed, or broken.
     """
+    if document.delta is not None or DELTA in files:
+        raise IntegrityError(f"{where} is a delta, which is not a model by itself", hint="zoo pull makes it whole")
     if WEIGHTS not in files:
         raise IntegrityError(f"{where} has no {WEIGHTS}", hint="the bundle is not complete; write or pull it again")
-    backbone_entry = find_entry(registry, document, "backbone", document.backbone)
+    width = _width(document, registry, where)
     head_entry = find_entry(registry, document, "head", document.head)
-    backbone_options = _options(backbone_entry, document.backbone_options, "backbone", where)
-    head_options = _options(head_entry, document.head_options, "head", where)
-    width = backbone_entry.spec.features.get(document.features)
-    if width is None:
-        raise IntegrityError(f"{where}: {document.backbone} has no {document.features!r} features")
+    head_options = parsed_options(head_entry, document.head_options, "head", where)
     if document.head_form == "folded":
         _check_classifier(document, path / WEIGHTS, width, where)
     elif HEAD in files:
         _check_head_sizes(head_entry, head_options, document, path / HEAD, width, where)
-    backbone = _built(
-        backbone_entry,
-        where,
-        backbone_options,
-        input=document.input,
-        features=document.features,
-        weights=path / WEIGHTS,
-        device="cpu",
-        dtype=None,
-        **_assets(backbone_entry, path, files, where),
-    )
+    backbone = _backbone(document, path / WEIGHTS, path, files, registry, where)
     _check_report(backbone, document, where)
-    head = _built(head_entry, where, head_options, width=width, targets=document.columns)
+    head = built(head_entry, where, head_options, width=width, targets=document.columns)
     return TransferModel(backbone, _with_weights(head, document, path, files, where), document.columns)
 
 
-def find_entry(registry: Registry, document: Document, kind: str, name: str) -> Any:
-    """The registry's entry for a name that ``zoo.json`` holds.
+def model_on_base(
+    document: Document, base: Path, path: Path, files: frozenset[str], registry: Registry, where: str
+) -> TransferModel:
+    """The model that a bundle's training began with: the backbone with the weights ``base``, and some head.
 
     Raises:
-        PluginError: nothing installed answers to it; the hint is the ``pip install`` line.
+        IntegrityError, PluginError: as :func:`rebuild_model`.
     """
-    try:
-        return registry.find(kind, name)
-    except UnknownNameError as error:
-        namespace = name.partition("/")[0]
-        record = next((p for p in document.plugins if p.namespace == namespace), None)
-        there = any(p.namespace == namespace and p.status == "ok" for p in registry.plugins)
-        why = (
-            f"is not offered by the installed plugin {namespace!r}"
-            if there
-            else f"needs the plugin {namespace!r}, which is not installed"
-        )
-        install = f"pip install {record.distribution}=={record.version}" if record else "ask who published it"
-        raise PluginError(
-            f"the model's {kind} {name!r} {why}", hint=f"{install} (the bundle's own word: install what you trust)"
-        ) from error
+    head_entry = find_entry(registry, document, "head", document.head)
+    options = parsed_options(head_entry, document.head_options, "head", where)
+    backbone = _backbone(document, base, path, files, registry, where)
+    head = built(head_entry, where, options, width=_width(document, registry, where), targets=document.columns)
+    return TransferModel(backbone, head, document.columns)
 
 
-def _options(entry: Any, values: dict[str, Any], kind: str, where: str) -> Any:
-    try:
-        return parse_options(entry.spec.options, values, where=kind)
-    except PluginError:
-        raise
-    except ZooError as error:
-        raise IntegrityError(f"{where}: zoo.json: {error.message}", hint=error.hint) from error
+def _width(document: Document, registry: Registry, where: str) -> Any:
+    width = find_entry(registry, document, "backbone", document.backbone).spec.features.get(document.features)
+    if width is None:
+        raise IntegrityError(f"{where}: {document.backbone} has no {document.features!r} features")
+    return width
 
 
-def _built(entry: Any, where: str, options: Any, **arguments: Any) -> nn.Module:
-    """Call a factory; what it says of these values is a fault of the bundle, not of the user."""
-    factory: Any = entry.factory()
-    try:
-        module = factory(entry.spec, options, **arguments)
-    except (IntegrityError, PluginError):
-        raise
-    except ZooError as error:
-        raise IntegrityError(f"{where}: {error.message}", hint=error.hint) from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(
-            f"{where}: {entry.kind} {entry.name} cannot be built from it: {type(error).__name__}: {reason}"
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise PluginError(
-            f"{entry.kind} {entry.name}: its factory returned {type(module).__name__}, not a torch module"
-        )
-    return module
-
-
-def _assets(entry: Any, path: Path, files: frozenset[str], where: str) -> dict[str, Any]:
-    """The ``assets`` argument of a backbone that needs files beside its weights: the bundle's own, and no others."""
-    names = entry.spec.weights.assets if entry.spec.weights else ()
-    missing = [name for name in names if name not in files]
-    if missing:
-        raise IntegrityError(f"{where} has no {missing[0]}, which {entry.name} needs")
-    return {"assets": {name: path / name for name in names}} if names else {}
-
-
-def _shapes(path: Path, where: str) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise IntegrityError(f"{where}: {path.name} is no safetensors file: {error}") from error
+def _backbone(
+    document: Document, weights: Path, path: Path, files: frozenset[str], registry: Registry, where: str
+) -> nn.Module:
+    entry = find_entry(registry, document, "backbone", document.backbone)
+    return built(
+        entry,
+        where,
+        parsed_options(entry, document.backbone_options, "backbone", where),
+        input=document.input,
+        features=document.features,
+        weights=weights,
+        device="cpu",
+        dtype=None,
+        **bundle_assets(entry, path, files, where),
+    )
 
 
 def _check_classifier(document: Document, path: Path, width: Any, where: str) -> None:
     """A folded head is one linear layer of the right size, for one column."""
     if document.classifier is None or len(document.columns) != 1:
         raise IntegrityError(f"{where}: zoo.json says the head is folded, but names no classifier for its one column")
-    shapes = _shapes(path, where)
+    shapes = tensor_shapes(path, where)
     weight, bias = (shapes.get(name) for name in document.classifier)
     rows = document.columns[0].size
     if weight not in ((rows, width), (rows, width, 1, 1)) or bias != (rows,):
@@ -149,16 +107,21 @@ def _check_classifier(document: Document, path: Path, width: Any, where: str) ->
 
 
 def _check_head_sizes(entry: Any, options: Any, document: Document, path: Path, width: Any, where: str) -> None:
-    """Build the head without memory and compare its shapes with the file's; a head that cannot is built for real."""
+    """Build the head without memory and compare its shapes with the file's; a head that cannot is built for real.
+
+    Tensors that the head names in ``data_sized`` may have any first dimension; what they take the file has, no more.
+    """
     try:
         with torch.device("meta"):
             head = entry.factory()(entry.spec, options, width=width, targets=document.columns)
     except (ZooError, NotImplementedError, RuntimeError, ValueError, TypeError):
         return
-    found = _shapes(path, where)
+    found = tensor_shapes(path, where)
     wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    free = set(getattr(head, "data_sized", ())) & set(wanted)
     for name in sorted(set(found) | set(wanted)):
-        if found.get(name) != wanted.get(name):
+        start = 1 if name in free and found.get(name) else 0
+        if name not in found or name not in wanted or found[name][start:] != wanted[name][start:]:
             raise IntegrityError(
                 f"{where}: {HEAD} does not fit {document.head}: tensor {name!r} has shape {found.get(name)}, "
                 f"the head wants {wanted.get(name)}"

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from zoo_registry import Classifier, Entry, Exported, Registry, ZooError
+from zoo_registry import Classifier, Delta, Entry, Exported, Registry, ZooError
 from zoo_registry.options import options_to_dict
 
 import zoo
 from zoo.assembly.assemble import Assembled
 from zoo.assembly.model import FoldedHead, TransferModel
-from zoo.bundle.card import render_card
+from zoo.bundle.adapter import Adapter, write_adapter
+from zoo.bundle.card import peft_base, render_card
 from zoo.bundle.document import DOCUMENT, Document, PluginRecord
 from zoo.bundle.golden import golden_record
+from zoo.bundle.small import AdapterRecord
 from zoo.files import write_bytes, write_folder, write_json, write_tensors
 from zoo.hub.files import MANIFEST, list_folder, sha256_of
 from zoo.recipe.recipe import Recipe
@@ -48,7 +50,12 @@ class Findings:
 
 
 def write_bundle(
-    folder: Path, assembled: Assembled, recipe: Recipe, findings: Findings, registry: Registry
+    folder: Path,
+    assembled: Assembled,
+    recipe: Recipe,
+    findings: Findings,
+    registry: Registry,
+    adapter: Adapter | None = None,
 ) -> Document:
     """Write the bundle of a trained model into ``folder``, which appears whole or not at all.
 
@@ -58,9 +65,11 @@ def write_bundle(
         recipe: the resolved recipe.
         findings: metrics, data and figures.
         registry: for the plugins' versions.
+        adapter: what a strategy left in its small form, see :func:`zoo.adapting.find_adapter`.
     """
-    model = copy.deepcopy(assembled.model).cpu().float().eval()
-    classifier = folded(model)
+    bare = adapter.plain if adapter is not None else None
+    model = (bare if bare is not None else copy.deepcopy(assembled.model)).cpu().float().eval()
+    classifier = folded(model) if bare is None else None  # a classifier on weights that are not all would mislead
     spec = assembled.backbone.spec
     carries = classifier is not None and "classifier" in spec.capabilities and assembled.features == "pooled"
     labels = model.columns[0].classes if len(model.columns) == 1 else ()
@@ -85,12 +94,23 @@ def write_bundle(
         plugins=plugin_records(registry, assembled, recipe),
         data=findings.data,
         metrics=findings.metrics,
-        golden=golden_record(model, assembled.input),
+        golden=golden_record(model if bare is None else adapter.applied, assembled.input),
         version=zoo.__version__,
+        adapter=adapter_record(adapter),
     )
     head = None if carries else model.head.state_dict()
-    write_folder(folder, lambda to: _fill(to, document, exported, head, assembled, findings))
+    delta = adapter.delta if adapter is not None else None
+    write_folder(folder, lambda to: _fill(to, document, exported, head, assembled, findings, delta))
     return document
+
+
+def adapter_record(adapter: Adapter | None) -> AdapterRecord | None:
+    """What ``zoo.json`` says of the adapter."""
+    if adapter is None:
+        return None
+    options = options_to_dict(adapter.options)
+    merged = adapter.entry.spec.merges
+    return AdapterRecord(strategy=adapter.entry.name, options=options, method=adapter.delta.method, merged=merged)
 
 
 def folded(model: TransferModel) -> Classifier | None:
@@ -134,18 +154,24 @@ def _fill(
     head: Mapping[str, Tensor] | None,
     assembled: Assembled,
     findings: Findings,
+    delta: Delta | None,
 ) -> None:
     write_tensors(folder / "model.safetensors", exported.tensors, {"format": "pt"})
     write_json(folder / "config.json", {**exported.config, **problem_type(document)})
     if head:
         write_tensors(folder / "head.safetensors", head, {"format": "pt"})
+    if delta is not None:
+        write_adapter(folder, delta)
     assets = getattr(assembled.model.backbone, "assets", None)
     for name, content in (assets() if assets is not None else {}).items():
         write_bytes(folder / name, content)
     for name, draw in findings.figures.items():
         draw(folder / name)
     write_json(folder / DOCUMENT, document.to_json())
-    card = render_card(document, library=exported.library, figures=tuple(findings.figures), notes=findings.notes)
+    peft = peft_base(document, exported) if delta is not None and "peft_type" in delta.config else None
+    card = render_card(
+        document, library=exported.library, figures=tuple(findings.figures), notes=findings.notes, peft=peft
+    )
     write_bytes(folder / "README.md", card.encode())
     write_manifest(folder)
 

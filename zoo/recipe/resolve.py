@@ -15,6 +15,7 @@ from zoo.recipe.recipe import AUGMENTS, Component, PhaseRecipe, Recipe
 DEFAULT_STRATEGY = "linear,full"
 FIT_STRATEGY = "fit"
 DEFAULT_HEADS = {"classification": "linear", "multilabel": "multilabel", "regression": "regression"}
+DEFAULT_MIXED = "multi-task"
 DEFAULT_EPOCHS = 10
 DEFAULT_RATE, DEFAULT_DECAY, DEFAULT_WARMUP = 1e-3, 0.01, 0.05
 LEAST_STEPS, MOST_EPOCHS = 200, 100
@@ -34,7 +35,9 @@ def default_backbone(registry: Registry) -> str:
 
 
 def default_head(columns: tuple[Column, ...]) -> str:
-    """The plain head for the kind of the first column."""
+    """The plain head for the kind of the columns; where they differ, one that serves several kinds."""
+    if len({column.kind for column in columns}) > 1:
+        return DEFAULT_MIXED
     return DEFAULT_HEADS.get(columns[0].kind, DEFAULT_HEADS["classification"])
 
 
@@ -62,6 +65,7 @@ def resolve_recipe(
         per_epoch = -(-train_size // (recipe.train.batch_size * recipe.train.accumulate))
         phases = _resolve_phases(recipe, entries, errors, suggested_augment, per_epoch)
         errors += _fit_problems(registry, backbone.name, head.name, entries)
+        errors += _delta_problems(entries)
     if errors:
         raise merge_errors(errors)
     train = dataclasses.replace(recipe.train, epochs=None)  # it stands in a phase now, and would find none to set again
@@ -226,3 +230,18 @@ def _fit_problems(
             )
         )
     return problems
+
+
+def _delta_problems(entries: list[list[Entry[StrategySpec]]]) -> list[ZooError]:
+    """A phase begins with a plain model, so what stays a delta ends the recipe; and a bundle holds one."""
+    staying = [(place, entry.name) for place, phase in enumerate(entries) for entry in phase if not entry.spec.merges]
+    early = [name for place, name in staying if place < len(entries) - 1]
+    if early:
+        message = f"{early[0]} does not merge into a plain model, so it can only stand in the last phase"
+        return [UsageError(message, hint="put it last")]
+    if len(staying) > 1:
+        names = " and ".join(name for _, name in staying)
+        return [
+            UsageError(f"{names} do not merge into a plain model, and a phase can hold one of these", hint="drop one")
+        ]
+    return []
