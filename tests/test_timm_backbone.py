@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from zoo_registry import BackboneSpec, Classifier, ImageInput, IntegrityError, PluginError, UsageError
 from zoo_timm.backbone import PREFIX, build
 from zoo_timm.catalogue import read_catalogue
+from zoo_timm.features import reached_linears
 from zoo_timm.options import TimmOptions
 
 SPECS = {spec.name: spec for spec in read_catalogue()}
@@ -299,7 +300,26 @@ def test_linear_layers_are_those_whose_forward_is_called():
     assert named < every
     assert "model.blocks.0.attn.proj" in named
     module = make(SPECS[VIT])
+    module.requires_grad_(False)
     assert len(module.linear_layers()) == 6 * 4
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_linear_layers_whose_output_is_thrown_away_are_none_of_them():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.thrown, self.after = (torch.nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            self.after(self.thrown(self.first(x)))
+            return self.first(x).relu_()
+
+    net = Net()
+    assert reached_linears(net, lambda: net(torch.zeros(2, 4))) == ["first"]
+    with torch.no_grad():
+        assert reached_linears(net, lambda: net(torch.zeros(2, 4))) == ["first"]
+    assert all(not module._forward_hooks for module in net.modules())
 
 
 def test_intermediates_are_maps_finest_first():

@@ -29,11 +29,11 @@ NUMBERS = {
 
 TYPES = {"lora": "LORA", "dora": "LORA", "ia3": "IA3", "adalora": "ADALORA"}
 
-IRRELEVANT = frozenset(
-    ("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode")
-    + ("target_modules", "feedforward_modules", "lora_dropout", "r", "rank_pattern", "target_r", "tinit", "tfinal")
-    + ("deltaT", "beta1", "beta2", "orth_reg_weight", "total_step")
-)
+ORIGIN = {"peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode"}
+TRAINING = {"lora_dropout", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"}
+OF_TENSORS = {"peft_type", "r", "rank_pattern", "target_modules", "feedforward_modules"}
+
+IRRELEVANT = frozenset(ORIGIN | TRAINING | OF_TENSORS)
 """What does not change the merged weights, or is read off the tensors; ``rank_pattern`` is AdaLoRA's alone."""
 
 
@@ -68,7 +68,7 @@ def adapted_layers(tensors: Mapping[str, Tensor]) -> list[str]:
     Raises:
         IntegrityError: a name is not one that peft publishes.
     """
-    layers = {}
+    layers: dict[str, None] = {}
     for name in tensors:
         path, _, part = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
         if not name.startswith(PREFIX) or not path or not part.startswith(("lora_", "ia3_")):

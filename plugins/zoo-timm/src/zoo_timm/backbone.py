@@ -28,7 +28,7 @@ from zoo_registry import (
 
 from zoo_timm.blocks import group_blocks
 from zoo_timm.exporting import classifier_tensors, make_config, plain_tensors
-from zoo_timm.features import extract, pyramid, traced_linears
+from zoo_timm.features import extract, pyramid, reached_linears
 from zoo_timm.loading import file_shapes, recorded_load, report
 from zoo_timm.options import TimmOptions
 from zoo_timm.recipe import Recipe, make_recipe
@@ -106,14 +106,13 @@ class TimmBackbone(nn.Module):
         return {name: tuple(PREFIX + p for p in prefixes) for name, prefixes in group_blocks(self.model).items()}
 
     def linear_layers(self) -> tuple[str, ...]:
-        """Names of the linear layers that a forward pass reaches through their own ``forward``.
+        """Names of the linear layers that a forward pass reaches through their own ``forward``, and that matter to it.
 
-        Found with one pass over an image of zeros: some attentions take ``layer.weight`` and never call the layer,
-        so that an adapter wrapped around it would do nothing.
+        Found with one pass over an image of zeros, see :func:`zoo_timm.features.reached_linears`.
         """
-        with torch.no_grad(), _evaluating(self), traced_linears(self.model) as called:
-            self(self._blank())
-        return tuple(PREFIX + name for name in called)
+        with _evaluating(self):
+            names = reached_linears(self.model, lambda: self(self._blank()))
+        return tuple(PREFIX + name for name in names)
 
     def native_head(self) -> nn.Linear:
         """The pretrained classifier in the weights file, as a linear layer from the pooled features.

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 PYRAMID_LEVELS = 4
@@ -88,17 +89,36 @@ def _shaped(features: Any, ndim: int, kind: str) -> Tensor:
     return features
 
 
-@contextlib.contextmanager
-def traced_linears(model: nn.Module) -> Iterator[list[str]]:
-    """Within, collects the names of linear layers that are reached through their own ``forward``.
+def reached_linears(model: nn.Module, forward: Callable[[], Any]) -> list[str]:
+    """Names of the linear layers that ``forward()`` reaches through their own ``forward``, and whose output counts.
 
-    Some attentions take ``layer.weight`` and never call the layer: an adapter wrapped around it would do nothing.
+    An adapter anywhere else would do nothing: some attentions take ``layer.weight`` and never call the layer, and what
+    a class token's last layers compute is not among the patch tokens. To each output a zero is added, and the layers
+    are those on whose zero the result depends; gradients of the model's own parameters are left alone.
     """
-    called: list[str] = []
+    with torch.enable_grad(), traced_linears(model) as zeros:
+        result = forward()
+        maps = result if isinstance(result, list) else [result]
+        total = torch.stack([m.float().sum() for m in maps]).sum()
+        found = torch.autograd.grad(total, list(zeros.values()), allow_unused=True) if zeros else ()
+    return [name for name, gradient in zip(zeros, found, strict=True) if gradient is not None]
+
+
+@contextlib.contextmanager
+def traced_linears(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Within, collects the linear layers that are reached through their own ``forward``: name -> a zero in the output.
+
+    The zeros are scalars that a gradient can be asked for.
+    """
+    called: dict[str, Tensor] = {}
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
-    def note(name: str) -> Callable[..., None]:
-        return lambda _module, _inputs, _output: None if name in called else called.append(name)
+    def note(name: str) -> Callable[..., Tensor]:
+        def add(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            zero = called.setdefault(name, torch.zeros((), device=output.device, dtype=output.dtype))
+            return output + zero.requires_grad_()
+
+        return add
 
     hooks = [module.register_forward_hook(note(name)) for name, module in linears.items()]
     try:

@@ -78,9 +78,19 @@ class AdaLora(PeftStrategy):
         return {"orthogonal": self.options.orthogonal * torch.stack(gaps).mean()}
 
     def after_step(self, model: TransferModel, run: Run) -> None:
-        """Update the importances, and allocate the ranks where it is time."""
-        if all(value.grad is not None for value in self._values().values()):  # none: the step had no readable sample
-            self._injected().tuner.update_and_allocate(run.step + 1)
+        """Update the importances, and allocate the ranks where it is time.
+
+        A step without a readable sample has no gradients and is passed over, whichever it is; a phase in which nothing
+        was measured before ranks are final keeps them all.
+        """
+        if any(value.grad is None for value in self._values().values()):
+            return
+        tuner, config, done = self._injected().tuner, self._injected().config, run.step + 1
+        last = config.total_step - config.tfinal
+        if done < last or (done > last and config.rank_pattern and not tuner.rankallocator.ipt):
+            tuner.update_and_allocate(done)
+        elif tuner.rankallocator.ipt:  # measured, and not yet final
+            tuner.update_and_allocate(last)
 
     def delta(self, model: TransferModel) -> Delta:
         """The adapter in peft's own layout, less the ranks whose value is zero."""

@@ -13,10 +13,9 @@ from zoo_peft.options import Ia3Options
 from zoo_peft.strategies.base import PeftStrategy
 from zoo_peft.targets import exact_pattern, linear_layer
 
-KEYS_AND_VALUES = frozenset(
-    ("qkv", "kv", "k", "v", "key", "value", "k_proj", "v_proj", "kv_proj", "qkv_proj", "in_proj")
-    + ("to_k", "to_v", "to_kv", "to_qkv", "query_key_value", "c_attn")
-)
+SHORT = {"k", "v", "kv", "qkv", "key", "value", "query_key_value", "in_proj", "c_attn"}
+
+KEYS_AND_VALUES = frozenset(SHORT | {f"{n}_proj" for n in SHORT} | {f"to_{n}" for n in SHORT})
 """What layers are called that compute keys or values."""
 
 
