@@ -206,3 +206,17 @@ def test_a_schema_that_cannot_be_used_is_the_plugins_fault():
         describe_options(int)
     assert check_options(Needy, {}, where="x") == (None, ["x.must: a value is needed"])
     assert "not supported" in check_options(Unsupported, {"table": {}}, where="x")[1][0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanting:
+    teacher: str = option("", help="a name", required=True)
+    alpha: float = option(1.0, help="a number")
+
+
+def test_a_required_option_must_be_given_and_says_so():
+    with pytest.raises(UsageError, match=r"strategy\.x\.teacher: a value is needed"):
+        parse_options(Wanting, {"alpha": 2.0}, where="strategy.x")
+    assert parse_options(Wanting, {"teacher": "me"}, where="x") == Wanting(teacher="me")
+    assert [o.allowed for o in describe_options(Wanting)] == ["must be given", ""]
+    assert Wanting().teacher == ""

@@ -115,7 +115,7 @@ def _bare(run: TrainingRun, state: Mapping[str, Tensor]) -> TransferModel:
     backbone = copy.deepcopy(run.rebuild().backbone).requires_grad_(True).cpu()
     own = {n.removeprefix("backbone."): t.cpu() for n, t in state.items() if n.startswith("backbone.")}
     backbone.load_state_dict(own)
-    return TransferModel(backbone, copy.deepcopy(run.model.head).cpu(), run.model.columns).eval()
+    return TransferModel(backbone, copy.deepcopy(run.model.head).cpu(), run.model.columns, run.input).eval()
 
 
 def _apply(made: Adapter, model: TransferModel, delta: Delta) -> None:

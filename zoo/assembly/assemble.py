@@ -136,7 +136,7 @@ def assemble_model(
     report = getattr(module, "load_report", None)
     if path is not None:
         check_finite(module, backbone_entry.name)
-    model = TransferModel(module, head_module, columns).to(device)
+    model = TransferModel(module, head_module, columns, given).to(device)
     return Assembled(
         model=model,
         backbone=backbone_entry,

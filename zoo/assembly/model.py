@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zoo_registry import Batch, Classifier, Column, Pass
+from zoo_registry import Batch, Classifier, Column, Input, Pass
 
 
 class TransferModel(nn.Module):
@@ -17,16 +17,20 @@ class TransferModel(nn.Module):
         backbone: a module of the backbone contract.
         head: a module of the head contract.
         columns: the target columns, in order.
+        input: what the backbone is fed, where it is known.
 
     The state dict's names start with ``backbone.``, ``head.`` and, within a phase, ``auxiliary.``.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, columns: tuple[Column, ...]) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, columns: tuple[Column, ...], input: Input | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.auxiliary = nn.ModuleDict()
         self.columns = columns
+        self.input = input
         self.taps: tuple[str, ...] = ()
         self._frozen: set[nn.Module] = set()
 
@@ -160,6 +164,8 @@ class FoldedHead(nn.Module):
         self.column = column
         if hasattr(origin, "threshold"):
             self.threshold = float(origin.threshold)  # type: ignore[arg-type]
+        if hasattr(origin, "metrics"):
+            self.metrics = origin.metrics
         self._origin = [origin]  # in a list, so that torch does not register it
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FoldedHead:

@@ -51,7 +51,8 @@ def rebuild_model(
     backbone = _backbone(document, path / WEIGHTS, path, files, registry, where)
     _check_report(backbone, document, where)
     head = built(head_entry, where, head_options, width=width, targets=document.columns)
-    return TransferModel(backbone, _with_weights(head, document, path, files, where), document.columns)
+    whole = _with_weights(head, document, path, files, where)
+    return TransferModel(backbone, whole, document.columns, document.input)
 
 
 def model_on_base(
@@ -66,7 +67,7 @@ def model_on_base(
     options = parsed_options(head_entry, document.head_options, "head", where)
     backbone = _backbone(document, base, path, files, registry, where)
     head = built(head_entry, where, options, width=_width(document, registry, where), targets=document.columns)
-    return TransferModel(backbone, head, document.columns)
+    return TransferModel(backbone, head, document.columns, document.input)
 
 
 def _width(document: Document, registry: Registry, where: str) -> Any:

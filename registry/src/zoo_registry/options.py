@@ -37,10 +37,13 @@ class OptionInfo:
     low: float | None = None
     high: float | None = None
     choices: tuple[Any, ...] = ()
+    required: bool = False
 
     @property
     def allowed(self) -> str:
         """The allowed values in words, empty where the type says it all."""
+        if self.required:
+            return "must be given"
         if self.choices:
             return "one of " + ", ".join(map(str, self.choices))
         if self.low is not None and self.high is not None:
@@ -57,9 +60,14 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[Any] = (),
+    required: bool = False,
 ) -> Any:
-    """A dataclass field with a default, a help text and an allowed range (bounds are inclusive)."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": tuple(choices)})
+    """A dataclass field with a default, a help text and an allowed range (bounds are inclusive).
+
+    With ``required`` a recipe must give a value (the name of a teacher); the default only lets the class be built.
+    """
+    allowed = {"low": low, "high": high, "choices": tuple(choices), "required": required}
+    return field(default=default, metadata={"help": help, **allowed})
 
 
 def describe_options(schema: type) -> list[OptionInfo]:
@@ -78,6 +86,7 @@ def describe_options(schema: type) -> list[OptionInfo]:
             low=f.metadata.get("low"),
             high=f.metadata.get("high"),
             choices=f.metadata.get("choices", ()),
+            required=f.metadata.get("required", False),
         )
         for f in dataclasses.fields(schema)
     ]
@@ -144,7 +153,7 @@ def _hints(schema: type) -> dict[str, Any]:
 
 
 def _missing(info: OptionInfo) -> bool:
-    return info.default is dataclasses.MISSING
+    return info.required or info.default is dataclasses.MISSING
 
 
 def _is_union(hint: Any) -> bool:

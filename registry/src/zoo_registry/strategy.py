@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from zoo_registry.building import Column, Delta
+    from zoo_registry.inputs import Input
 
 Losses = dict[str, Any]
 """Name -> scalar tensor; the loop adds them up, records each under its name and refuses what is not finite."""
@@ -97,6 +98,9 @@ class TransferModel(Protocol):
     head: nn.Module
     auxiliary: nn.ModuleDict
     """Extra modules: trained and checkpointed, never published; dropped at the end of the phase."""
+    columns: tuple[Column, ...]
+    input: Input | None
+    """What the backbone is fed: how the views were normalised, and their size; None where nobody knows."""
 
     def __call__(self, batch: Batch, view: str | None = None) -> Pass:
         """The pass of one view (the batch's first by default), remembered on the batch."""
@@ -185,6 +189,9 @@ class Strategy:
 
     taps: tuple[str, ...] = ()
     """Names of backbone submodules whose outputs are wanted in ``Pass.taps``."""
+
+    result_is_average: bool = False
+    """Role averaging: the phase ends with the evaluation weights as they are at its end, whichever epoch was best."""
 
     def prepare(self, model: TransferModel, run: Run) -> None:
         """At the phase's start: freeze, inject, add auxiliary modules."""

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo_registry.building import Column
-from zoo_registry.conformance.tiny import WIDTH, TinyBackbone, TinyHead
+from zoo_registry.conformance.tiny import IMAGE, WIDTH, TinyBackbone, TinyHead
+from zoo_registry.inputs import ImageInput
 from zoo_registry.strategy import Batch, Pass
 
 COLUMNS = (Column(name="label", classes=("across", "down", "checks")),)
+INPUT = ImageInput(size=(IMAGE[1], IMAGE[2]), mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 class ReferenceModel(nn.Module):
@@ -26,6 +28,8 @@ class ReferenceModel(nn.Module):
             self.backbone: nn.Module = TinyBackbone()
             self.head: nn.Module = TinyHead(WIDTH, COLUMNS)
         self.auxiliary = nn.ModuleDict()
+        self.columns = COLUMNS
+        self.input = INPUT
         self.taps: tuple[str, ...] = ()
         self.resting: set[nn.Module] = set()
 
