@@ -74,6 +74,36 @@ def locate_weights(
     return LocatedWeights(path=fetched.path, source=source)
 
 
+def weights_at_hand(
+    entry: Entry[BackboneSpec], *, pinned: Mapping[str, Any] | None = None, hub: str | None = None
+) -> bool:
+    """Whether the pretrained weights are on this machine; the network is not asked and no byte is read."""
+    weights = entry.spec.weights
+    if weights is None or weights.where == "none":
+        return False
+    if weights.where == "package":
+        return True
+    source, repo, revision = open_hub(hub, offline=True), str(weights.repo), _revision(weights, pinned)
+    cache = getattr(source, "cache", None)
+    if cache is None:  # a folder
+        try:
+            return any(file.path == weights.file for file in source.info(repo, revision).files)
+        except HubError:
+            return False
+    commit = cache.resolve(repo, revision)
+    return commit is not None and cache.find(repo, commit, weights.file) is not None
+
+
+def weights_in_words(spec: BackboneSpec) -> str:
+    """Where a backbone's weights come from."""
+    weights = spec.weights
+    if weights is None:
+        return "none (random)"
+    if weights.unsafe is not None:
+        return f"none that is safe: {weights.unsafe}"
+    return f"hub repo {weights.repo}" if weights.where == "hub" else f"installed package {weights.package}"
+
+
 def locate_assets(
     entry: Entry[BackboneSpec],
     *,

@@ -56,7 +56,10 @@ class FinetuneCommand(click.Command):
 )
 @click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A recipe.toml to start from.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
-@click.option("--dry-run", is_flag=True, help="Show what would happen, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show who learns, what it costs and what happens, and stop.")
+@click.option(
+    "--measure", type=click.IntRange(min=0), metavar="N", help="Steps a phase that --dry-run times; 3 by default."
+)
 @click.option("--seed", type=int, help="Seed of everything random; 0 by default.")
 @click.option("--no-pretrained", is_flag=True, help="Start from random weights.")
 @click.option("--image-size", type=click.IntRange(min=8), metavar="PX", help="In place of the backbone's own.")
@@ -84,6 +87,7 @@ def finetune(
     out: Path | None,
     resume: bool,
     dry_run: bool,
+    measure: int | None,
     device: str,
     hub: str | None,
     offline: bool,
@@ -99,6 +103,7 @@ def finetune(
     Example:
       zoo finetune photos/ --backbone resnet18 --strategy linear:3,full:10 --out run
       zoo finetune labels.csv --label-column species --label-column age
+      zoo finetune photos/ --strategy gradual:10 --dry-run
       zoo finetune --resume --out run
     """
     if resume:
@@ -110,6 +115,8 @@ def finetune(
                 f"--resume goes on by the run's own recipe, so {', '.join(said)} cannot be given with it",
                 hint="leave it out, or start a new run: zoo finetune --recipe RUN/recipe.toml",
             )
+    if measure is not None and not dry_run:
+        raise UsageError("--measure is for --dry-run", hint="add --dry-run, or leave --measure out")
     registry = open_registry()
     if resume:
         _resume(registry, data, asked["workers"], out, device, hub, offline, as_json)
@@ -118,7 +125,8 @@ def finetune(
     if dry_run:
         from zoo.cli.plan import show_plan
 
-        show_plan(request, registry, as_json=as_json)
+        places = {"device": device, "hub": hub, "offline": offline}
+        show_plan(request, registry, **places, batches=measure, as_json=as_json)
         return
     from zoo.runs import RunFolder, next_run_folder
 

@@ -2,59 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zoo_registry import BackboneSpec, Registry
+from zoo_registry import Registry
 
+from zoo.assembly.weights import weights_in_words
 from zoo.cli.output import counted, emit, say, short_number, table
 from zoo.planning import Plan, Request, make_plan
-from zoo.recipe.toml import recipe_to_dict
 
 if TYPE_CHECKING:
     from zoo.recipe import PhaseRecipe
 
 
-def show_plan(request: Request, registry: Registry, *, as_json: bool) -> None:
+def show_plan(
+    request: Request,
+    registry: Registry,
+    *,
+    device: str = "auto",
+    hub: str | None = None,
+    offline: bool = False,
+    batches: int | None = None,
+    as_json: bool,
+) -> None:
     """Print what a run would do; nothing is downloaded or written."""
+    from zoo.cli.preview import print_preview
+    from zoo.preview.preview import BATCHES, preview
+
     plan = make_plan(request, registry)
-    entry = registry.backbone(plan.recipe.backbone.name)
-    weights = entry.spec.weights
-    value = {
-        "recipe": recipe_to_dict(plan.recipe),
-        "data": data_summary(plan),
-        "backbone": {
-            "name": entry.name,
-            "parameters": entry.spec.parameters,
-            "license": weights.license if weights else None,
-        },
-        "weights": where_from(entry.spec) if plan.recipe.pretrained else "none (random)",
-    }
-
-    def human() -> None:
-        print_recipe(plan, registry)
-        say("dry run: nothing was downloaded, trained or written")
-
-    emit(value, as_json, human)
-
-
-def data_summary(plan: Plan) -> dict[str, Any]:
-    """Columns, classes and sizes of the splits."""
-    return {
-        "columns": [{"name": c.name, "kind": c.kind, "classes": list(c.classes)} for c in plan.data.columns],
-        "splits": {name: len(split) for name, split in plan.data.splits.items()},
-        "ignored": plan.data.ignored,
-        "fingerprint": plan.data.fingerprint,
-    }
-
-
-def where_from(spec: BackboneSpec) -> str:
-    """Where the weights come from, in words."""
-    weights = spec.weights
-    if weights is None:
-        return "none (random)"
-    if weights.unsafe is not None:
-        return f"none that is safe: {weights.unsafe}"
-    return f"hub repo {weights.repo}" if weights.where == "hub" else f"installed package {weights.package}"
+    count = BATCHES if batches is None else batches
+    found = preview(plan, registry, device=device, hub=hub, offline=offline, batches=count)
+    emit(found.to_json(), as_json, lambda: print_preview(found))
 
 
 def print_recipe(plan: Plan, registry: Registry, *, err: bool = False) -> None:
@@ -62,7 +39,7 @@ def print_recipe(plan: Plan, registry: Registry, *, err: bool = False) -> None:
     recipe, entry = plan.recipe, registry.backbone(plan.recipe.backbone.name)
     weights = entry.spec.weights
     licence = (weights.license if weights else None) or "unknown"
-    source = where_from(entry.spec) if recipe.pretrained else "random weights (--no-pretrained)"
+    source = weights_in_words(entry.spec) if recipe.pretrained else "random weights (--no-pretrained)"
     size = short_number(entry.spec.parameters)
     say(f"backbone  {entry.name}, {size} parameters, {source}, licence {licence}", as_json=err)
     say(f"head      {recipe.head.name}", as_json=err)
