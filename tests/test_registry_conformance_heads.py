@@ -48,7 +48,7 @@ BAD_HEADS = {
             def decode(self, outputs):
                 return {name: logits.sigmoid() for name, logits in outputs.items()}
         """,
-        "sum to more than one",
+        "sum to neither one nor, abstaining, to zero",
     ),
     "fold_equals_forward": (
         """
@@ -103,6 +103,44 @@ BAD_HEADS = {
 def test_a_bad_head_fails_its_check(kit: Kit, check: str):
     parts, message = BAD_HEADS[check]
     assert message in kit.failures("head", check, parts=parts)[check]
+
+
+def test_a_head_that_abstains_says_so(kit: Kit):
+    parts = """
+    class Head(Head):
+        def decode(self, outputs):
+            scores = {name: logits.softmax(1) for name, logits in outputs.items()}
+            for rows in scores.values():
+                rows[0] = 0
+            return scores
+    """
+    check = "decode_is_in_range"
+    assert "has no attribute abstains" in kit.failures("head", check, parts=parts)[check]
+    assert kit.failures("head", check, parts=parts + "    abstains = True\n") == {}
+
+
+def test_a_head_that_keeps_samples_says_so(kit: Kit):
+    parts = """
+    class Head(Head):
+        def __init__(self, width, targets):
+            super().__init__(width, targets)
+            self.register_buffer("kept", torch.zeros(0, width))
+            self.register_load_state_dict_pre_hook(self.resize)
+        def resize(self, module, state, prefix, *rest):
+            module.kept = state[prefix + "kept"].clone()
+        def fit(self, features, targets):
+            super().fit(features, targets)
+            self.kept = features.clone()
+    """
+    base = """
+    @hookimpl
+    def zoo_heads():
+        return [head(gradient=False)]
+    """
+    check = "state_dict_survives_safetensors"
+    assert "'kept' changes its shape" in kit.failures("head", check, base=base, parts=parts)[check]
+    named = parts.replace("class Head(Head):", "class Head(Head):\n        data_sized = ('kept',)")
+    assert kit.failures("head", check, base=base, parts=named) == {}
 
 
 def test_a_head_of_a_task_of_its_own_is_checked_by_its_spec(kit: Kit):

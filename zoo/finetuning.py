@@ -321,6 +321,7 @@ def _conclude(
 
         curves_figure(log.content, folder.path / "curves.png")
     adapter, notes = find_adapter(run, assembled, recipe, registry)
+    notes = (*notes, *kept_samples(run.model.head))
     for note in notes:
         reporter.note(note)
     findings = Findings(
@@ -338,6 +339,13 @@ def _conclude(
         reports=reports,
         recipe=recipe,
     )
+
+
+def kept_samples(head: Any) -> tuple[str, ...]:
+    """A line where the head holds the training samples themselves: who gets the model gets them."""
+    names = [name for name in getattr(head, "data_sized", ()) if name in head.state_dict()]
+    count = len(head.state_dict()[names[0]]) if names else 0
+    return (f"The head holds the features of {count} training samples; they are published with it.",) if count else ()
 
 
 def draw_figures(report: Report, run: TrainingRun) -> dict[str, Any]:

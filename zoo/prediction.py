@@ -25,9 +25,10 @@ class PredictedFile:
     Attributes:
         file: as given (below its folder where a folder was given).
         column: the target column.
-        label: the likeliest class; None for multilabel and regression, and where the file cannot be read.
+        label: the likeliest class; None for multilabel and regression, where the head abstains, and where the file
+            cannot be read.
         score: its probability.
-        top: the K likeliest classes, ``(label, probability)``, best first.
+        top: the K likeliest classes, ``(label, probability)``, best first; empty where the head abstains.
         labels: the predicted labels of a multilabel column.
         value: of a regression column.
         error: why the file could not be read, None where it could.
@@ -41,6 +42,11 @@ class PredictedFile:
     labels: tuple[str, ...] | None = None
     value: float | None = None
     error: str | None = field(default=None)
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the head would not say: the file is like nothing it was fitted on."""
+        return self.error is None and self.value is None and self.labels is None and self.label is None
 
     def to_json(self) -> dict[str, Any]:
         """The public row of ``zoo predict --json``."""
@@ -96,6 +102,8 @@ def predict_files(
 def _predicted(file: str, column: Column, scores: np.ndarray, top: int, threshold: float) -> PredictedFile:
     if column.kind == "regression":
         return PredictedFile(file=file, column=column.name, value=float(scores))
+    if column.kind == "classification" and not scores.any():
+        return PredictedFile(file=file, column=column.name)
     best = np.argsort(-scores, kind="stable")[: max(1, top)]
     ranked = tuple((column.classes[i], float(scores[i])) for i in best)
     if column.kind == "multilabel":

@@ -36,7 +36,7 @@ def check_fit(backbone: Entry[BackboneSpec], head: Entry[HeadSpec], columns: tup
     if wrong:
         raise UsageError(
             f"head {head.name} is for {', '.join(head.spec.tasks)}, the data has {', '.join(wrong)}",
-            hint="zoo list heads shows the task of each",
+            hint="leave --head out to get one that serves them, or choose: zoo list heads shows the task of each",
         )
     missing = sorted(head.spec.needs - backbone.spec.capabilities)
     if missing:

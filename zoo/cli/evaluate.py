@@ -103,6 +103,8 @@ def draw(report: Report, loaded: LoadedModel, folder: Path) -> None:
     for column in loaded.document.columns:
         found = report.columns[column.name]
         if found.confusion is not None:
-            confusion_figure(found.confusion, column.classes, folder / f"confusion_{column.name}.png")
+            confusion_figure(
+                found.confusion, column.classes, folder / f"confusion_{column.name}.png", abstained=found.abstained
+            )
         if found.calibration is not None:
             calibration_figure(found.calibration, folder / f"calibration_{column.name}.png")

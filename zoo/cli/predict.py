@@ -16,6 +16,9 @@ from zoo.cli.output import counted, device_option, hub_option, json_option, offl
 if TYPE_CHECKING:
     from zoo.prediction import PredictedFile
 
+ABSTAINS = "abstains"
+"""Stands in the place of a class where the head does not predict the file; the score is empty."""
+
 
 @click.command()
 @click.argument("model")
@@ -42,7 +45,8 @@ def predict(
 ) -> None:
     """Predict FILES (folders are searched) with MODEL.
 
-    A file that cannot be read gets a row that says why; the exit code is then 3.
+    A file that cannot be read gets a row that says why; the exit code is then 3. Where the model abstains the label
+    is "abstains" without a score (null in --json).
 
     \b
     Example:
@@ -103,6 +107,8 @@ def _label(row: PredictedFile) -> tuple[str, str]:
         return f"{row.value:.6g}", ""
     if row.labels is not None:
         return ";".join(row.labels), ""
+    if row.abstains:
+        return ABSTAINS, ""
     return row.label or "", f"{row.score:.6f}" if row.score is not None else ""
 
 

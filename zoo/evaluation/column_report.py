@@ -17,8 +17,10 @@ class ColumnReport:
     Attributes:
         metrics: name -> value, always finite, see :mod:`zoo.evaluation.metrics`.
         per_class: a row per class in the order of the label map; empty for regression.
-        confusion: [C, C] counts, rows are true classes, columns predicted ones; None but for classification.
+        confusion: [C, C] counts of what was predicted, rows are true classes, columns predicted ones; None but for
+            classification.
         samples: number of samples with a label; the others count nowhere.
+        abstained: how many of these the head did not predict.
         calibration: confidence against accuracy; None but for classification.
     """
 
@@ -26,6 +28,7 @@ class ColumnReport:
     per_class: list[dict[str, Any]] = field(default_factory=list)
     confusion: np.ndarray | None = None
     samples: int = 0
+    abstained: int = 0
     calibration: Calibration | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -33,6 +36,8 @@ class ColumnReport:
         row: dict[str, Any] = {"metrics": self.metrics, "samples": self.samples}
         if self.per_class:
             row["per_class"] = self.per_class
+        if self.abstained:
+            row["abstained"] = self.abstained
         if self.confusion is not None:
             row["confusion"] = self.confusion.tolist()
         if self.calibration is not None:

@@ -29,7 +29,9 @@ LABELLED = 120
 """Up to this many classes every one is labelled, beyond only every second, third..."""
 
 
-def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path, *, heading: str = "Confusion") -> Path:
+def confusion_figure(
+    confusion: np.ndarray, classes: Sequence[str], path: Path, *, heading: str = "Confusion", abstained: int = 0
+) -> Path:
     """Draw a confusion matrix: counts as text, the share of the true class (row) as colour.
 
     Args:
@@ -37,6 +39,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path, 
         classes: the C labels; long ones are shortened.
         path: the PNG to write.
         heading: stands above it, with the accuracy and the number of samples.
+        abstained: samples that were not predicted; they are in no cell, and said above.
 
     Returns:
         ``path``. Rows without samples are grey. The colour scale is a square root, so that rare mistakes show.
@@ -54,7 +57,8 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path, 
         if count <= ANNOTATED:
             _confusion_counts(axes, confusion, font)
         total = int(confusion.sum())
-        title(axes, f"{heading}: {np.trace(confusion) / max(total, 1):.1%} of {total:,} right")
+        more = f", {abstained:,} not predicted" if abstained else ""
+        title(axes, f"{heading}: {np.trace(confusion) / max(total, 1):.1%} of {total:,} right{more}")
     return path
 
 

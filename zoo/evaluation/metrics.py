@@ -15,7 +15,7 @@ from zoo.evaluation.column_report import ColumnReport
 from zoo.evaluation.multilabel import multilabel_report
 from zoo.evaluation.regression import regression_report
 
-__all__ = ["MAIN_METRIC", "ColumnReport", "evaluate_column"]
+__all__ = ["MAIN_METRIC", "ColumnReport", "evaluate_column", "labelled_rows"]
 
 MAIN_METRIC: dict[str, tuple[str, bool]] = {
     "classification": ("accuracy", True),
@@ -25,15 +25,19 @@ MAIN_METRIC: dict[str, tuple[str, bool]] = {
 """Kind of column -> the metric that selects checkpoints, and whether higher is better (so far always, R2 included)."""
 
 
-def evaluate_column(column: Column, scores: Any, targets: Any, *, threshold: float = 0.5) -> ColumnReport:
+def evaluate_column(
+    column: Column, scores: Any, targets: Any, *, threshold: float = 0.5, abstains: bool = False
+) -> ColumnReport:
     """The report on the predictions for ``column``; samples without a label count nowhere.
 
     Args:
         column: its kind decides what is measured, see :func:`classification_report`, :func:`multilabel_report`,
             :func:`regression_report`.
-        scores: array or CPU tensor as a head decodes it: probabilities [N, C], or values [N] for regression.
+        scores: array or CPU tensor as a head decodes it: probabilities [N, C] (a row of zeros abstains), or values [N]
+            for regression.
         targets: integer [N], negative where missing; multilabel [N, C] of 0/1, regression [N], NaN where missing.
         threshold: probability from which on a multilabel label counts as predicted.
+        abstains: whether the head may abstain, so that it is said how often it did even where it never did.
 
     Raises:
         DataError: there is no label at all, or one outside of the column's classes.
@@ -44,17 +48,21 @@ def evaluate_column(column: Column, scores: Any, targets: Any, *, threshold: flo
         raise ValueError(f"column {column.name!r}: no metrics for the kind {column.kind!r}")
     scores, targets = _array(scores), _array(targets)
     _check_shapes(column, scores, targets)
-    if column.kind == "classification":
-        labelled = targets >= 0
-    else:
-        labelled = ~np.isnan(targets) if targets.ndim == 1 else ~np.isnan(targets).all(axis=1)
+    labelled = labelled_rows(targets)
     scores, targets = scores[labelled], targets[labelled]
     _check_values(column, scores, targets)
     if column.kind == "classification":
-        return classification_report(column, scores, targets)
+        return classification_report(column, scores, targets, abstains=abstains)
     if column.kind == "multilabel":
         return multilabel_report(column, scores, targets, threshold)
     return regression_report(scores, targets)
+
+
+def labelled_rows(targets: np.ndarray) -> np.ndarray:
+    """Which samples have a label, bool [N]: not negative (integers), or at least one that is not NaN."""
+    if np.issubdtype(targets.dtype, np.integer):
+        return np.asarray(targets >= 0)
+    return ~np.isnan(targets) if targets.ndim == 1 else ~np.isnan(targets).all(axis=1)
 
 
 def _array(values: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,9 @@ class Predictions:
         bad: rows of the samples that were not.
         features: [N, ...] on the device, where they were asked for; a list of them for a pyramid.
         threshold: the head's own, from which on a multilabel label counts as predicted.
+        abstains: whether the head may abstain, which it does by a row of zeros.
+        measured: column -> name -> float64 [N], what the head's own ``metrics`` say of each sample, NaN where it has no
+            label.
     """
 
     indices: list[int]
@@ -44,6 +47,8 @@ class Predictions:
     bad: list[BadRow] = field(default_factory=list)
     features: Any = None
     threshold: float = THRESHOLD
+    abstains: bool = False
+    measured: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 def iterate_batches(split: Split, pipeline: Pipeline, *, batch_size: int, workers: int = 0) -> Iterator[LoadedBatch]:
@@ -74,8 +79,7 @@ def predict_split(
         features_only: stop at the backbone and return the features.
         progress: told the number of samples of each batch.
     """
-    found = Predictions(indices=[], threshold=head_threshold(model))
-    scores: dict[str, list[np.ndarray]] = {}
+    found, collector = _empty(model, []), Collector(model, split)
     features: list[Any] = []
     for loaded in iterate_batches(split, pipeline, batch_size=batch_size, workers=workers):
         found.bad += loaded.bad
@@ -86,22 +90,30 @@ def predict_split(
                 if features_only:
                     features.append(output)
                 else:
-                    _collect(model, output, scores)
+                    collector.take(output, loaded.ids)
         if progress is not None:
             progress(len(loaded.ids) + len(loaded.bad))
-    found.scores = {column: np.concatenate(parts) for column, parts in scores.items()}
+    found.scores, found.measured = collector.result()
     found.features = join_features(features) if features else None
     return found
 
 
-def predict_features(model: TransferModel, features: Any, indices: list[int], *, batch_size: int = 64) -> Predictions:
-    """Predict from features that were computed before, row i of which belongs to sample ``indices[i]``."""
-    scores: dict[str, list[np.ndarray]] = {}
+def predict_features(
+    model: TransferModel, split: Split, features: Any, indices: list[int], *, batch_size: int = 64
+) -> Predictions:
+    """Predict from features that were computed before, row i of which belongs to sample ``indices[i]`` of the split."""
+    found, collector = _empty(model, indices), Collector(model, split)
     with torch.no_grad():
         for rows in torch.arange(len(indices)).split(batch_size):
-            _collect(model, pick_features(features, rows), scores)
-    joined = {column: np.concatenate(parts) for column, parts in scores.items()}
-    return Predictions(indices=indices, scores=joined, threshold=head_threshold(model))
+            collector.take(pick_features(features, rows), [indices[row] for row in rows.tolist()])
+    found.scores, found.measured = collector.result()
+    return found
+
+
+def _empty(model: TransferModel, indices: list[int]) -> Predictions:
+    return Predictions(
+        indices=indices, threshold=head_threshold(model), abstains=bool(getattr(model.head, "abstains", False))
+    )
 
 
 def join_features(parts: list[Any]) -> Any:
@@ -118,7 +130,37 @@ def pick_features(features: Any, rows: Tensor) -> Any:
     return [pick_features(level, rows) for level in features]
 
 
-def _collect(model: TransferModel, features: Any, scores: dict[str, list[np.ndarray]]) -> None:
-    decoded = model.head.decode(model.head(features))
-    for column, values in decoded.items():
-        scores.setdefault(column, []).append(values.float().cpu().numpy())
+class Collector:
+    """Gathers, batch by batch, what a head says of samples, and what its own ``metrics`` make of it.
+
+    Args:
+        model: its head is asked.
+        split: where the targets are; it may have none.
+    """
+
+    def __init__(self, model: TransferModel, split: Split) -> None:
+        self.head: Any = model.head
+        self.metrics = getattr(model.head, "metrics", None) if split.encoded else None
+        self.targets: Mapping[str, Tensor] = split.targets if self.metrics is not None else {}
+        self.scores: dict[str, list[np.ndarray]] = {}
+        self.measured: dict[str, dict[str, list[np.ndarray]]] = {}
+
+    def take(self, features: Any, ids: list[int]) -> None:
+        """Add the samples ``ids`` of the split with these features."""
+        outputs = self.head(features)
+        for column, values in self.head.decode(outputs).items():
+            self.scores.setdefault(column, []).append(values.float().cpu().numpy())
+        if self.metrics is None:
+            return
+        device = next(iter(outputs.values())).device
+        targets = {column: values[ids].to(device) for column, values in self.targets.items()}
+        for column, found in self.metrics(outputs, targets).items():
+            rows = self.measured.setdefault(column, {})
+            for name, values in found.items():
+                rows.setdefault(name, []).append(values.double().cpu().numpy())
+
+    def result(self) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
+        """``scores`` and ``measured`` of :class:`Predictions`."""
+        scores = {column: np.concatenate(parts) for column, parts in self.scores.items()}
+        measured = {c: {n: np.concatenate(p) for n, p in found.items()} for c, found in self.measured.items()}
+        return scores, measured

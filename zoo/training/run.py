@@ -198,7 +198,7 @@ class TrainingRun:
         model.eval()
         try:
             if features:
-                found = predict_features(model, *features, batch_size=self.options.batch_size)
+                found = predict_features(model, split, *features, batch_size=self.options.batch_size)
             else:
                 found = self._predict(model, "val")
         finally:

@@ -179,7 +179,7 @@ def soft_targets_accepted(entry: HeadEntry) -> None:
 
 
 def decode_is_in_range(entry: HeadEntry) -> None:
-    """Class probabilities sum to one (to less where a head abstains); multilabel ones lie in 0 to 1; all is finite."""
+    """Class probabilities sum to one, or are all zero where a head abstains; multilabel ones lie in 0 to 1; finite."""
     for problem, head, outputs in each(entry):
         kind, scores = problem.column.kind, head.decode(outputs)["label"]
         require(scores.shape == outputs["label"].shape, f"decoded {kind} scores are {tuple(scores.shape)}")
@@ -187,7 +187,10 @@ def decode_is_in_range(entry: HeadEntry) -> None:
         if kind != "regression":
             require(bool((scores >= 0).all() and (scores <= 1 + 1e-5).all()), f"{kind} scores leave 0 to 1")
         if kind == "classification":
-            require(bool((scores.sum(1) <= 1 + 1e-4).all()), "class probabilities sum to more than one")
+            whole, none = (scores.sum(1) - 1).abs() <= 1e-4, (scores == 0).all(1)
+            require(bool((whole | none).all()), "class probabilities sum to neither one nor, abstaining, to zero")
+            quiet = bool(none.any()) and not getattr(head, "abstains", False)
+            require(not quiet, "the head abstains, and has no attribute abstains = True")
         if kind == "regression" and not entry.spec.gradient:
             error = float((scores - problem.targets).abs().mean())
             require(error < 2.0, f"fitted values are off by {error:.2g} on the samples that were fitted")
@@ -278,6 +281,11 @@ def state_dict_survives_safetensors(entry: HeadEntry) -> None:
             save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, path)
             state = load_file(path)
         fresh = build(entry, problem.kind, problem.column)
+        named = getattr(head, "data_sized", ())
+        for name, tensor in fresh.state_dict().items():
+            start = 1 if name in named else 0
+            same = name in state and tensor.shape[start:] == state[name].shape[start:]
+            require(same, f"{name!r} changes its shape; data_sized may name what follows the number of samples")
         fresh.load_state_dict(state)
         with torch.no_grad():
             again = fresh.eval()(problem.features)
