@@ -214,20 +214,24 @@ def predict(
 
 
 def push(
-    run: str | Path, name: str, *, hub: str | None = None, private: bool = True, parent: str | None = None
+    run: str | Path,
+    name: str,
+    *,
+    hub: str | None = None,
+    private: bool = True,
+    parent: str | None = None,
+    delta: bool = False,
 ) -> Pushed:
     """Publish a run's (or a bundle's) model under ``owner/name``; it is loaded in a fresh process first and must
-    reproduce its golden logits.
+    reproduce its golden logits. With ``delta`` only what differs from the base weights is stored.
     """
     from zoo.publishing import publish
 
-    return publish(Path(run), name, hub=hub, private=private, parent=parent)
+    return publish(Path(run), name, hub=hub, private=private, parent=parent, delta=delta)
 
 
 def pull(name: str, *, hub: str | None = None, offline: bool = False) -> Pulled:
-    """Get ``owner/name[@revision]`` from a hub, verified against its manifest; returns where it lies."""
-    from zoo.hub import open_hub
-    from zoo.models import split_revision
+    """Get ``owner/name[@revision]`` from a hub, verified against its manifest; returns where it lies, whole."""
+    from zoo.models import pull_model
 
-    repo, revision = split_revision(name)
-    return open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
+    return pull_model(name, hub=hub, offline=offline)

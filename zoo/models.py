@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from zoo.bundle.read import LoadedModel
     from zoo.evaluation.report import Report
+    from zoo.hub.base import Pulled
 
 _REPO = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 
@@ -44,16 +46,18 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return split(name.removeprefix("hf:"))
 
 
-def find_model(model: str, *, hub: str | None = None, offline: bool = False) -> FoundModel:
+def find_model(
+    model: str, *, registry: Registry | None = None, hub: str | None = None, offline: bool = False
+) -> FoundModel:
     """Find a model's bundle; a name that is no existing path is pulled from the hub.
 
     Raises:
         UsageError: neither a bundle, nor a finished run, nor a name.
-        HubError, IntegrityError: as ``pull``.
+        HubError, IntegrityError, PluginError: as :func:`pull_model`.
     """
     path = Path(model)
     if path.exists() and not model.startswith("hf:"):
-        return FoundModel(bundle_in(path), model)
+        return find_folder(path, model, registry=registry, hub=hub, offline=offline)
     if not _REPO.match(model.removeprefix("hf:")):
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UsageError(
@@ -61,11 +65,47 @@ def find_model(model: str, *, hub: str | None = None, offline: bool = False) -> 
             hint=did_you_mean(path.name, siblings)
             or "a model is a run folder, a bundle folder, or owner/name[@revision]",
         )
+    pulled = pull_model(model, registry=registry, hub=hub, offline=offline)
+    return FoundModel(pulled.path, model, pulled.revision, pulled.files)
+
+
+def pull_model(name: str, *, registry: Registry | None = None, hub: str | None = None, offline: bool = False) -> Pulled:
+    """A verified local copy of ``owner/name[@revision]``; one that was published as a delta is made whole.
+
+    Raises:
+        HubError, IntegrityError: it, or the base of a delta, cannot be had, or is not what was published.
+        PluginError: a delta needs a plugin that is not installed.
+    """
+    from zoo.bundle.whole import make_whole
     from zoo.hub import open_hub
 
-    repo, revision = split_revision(model)
+    repo, revision = split_revision(name)
     pulled = open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
-    return FoundModel(pulled.path, model, pulled.revision, pulled.files)
+    path, files = make_whole(pulled.path, pulled.files, where=name, registry=registry, hub=hub, offline=offline)
+    return dataclasses.replace(pulled, path=path, files=files)
+
+
+def find_folder(
+    path: Path, name: str, *, registry: Registry | None = None, hub: str | None = None, offline: bool = False
+) -> FoundModel:
+    """The bundle in a folder on the disk; a delta is made whole elsewhere.
+
+    Raises:
+        UsageError: there is none.
+        HubError, IntegrityError, PluginError: as :func:`pull_model`.
+    """
+    from zoo.bundle.small import DELTA
+
+    folder = bundle_in(path)
+    if not (folder / DELTA).is_file():
+        return FoundModel(folder, name)
+    from zoo.bundle.whole import make_whole
+    from zoo.hub.files import verify_folder
+
+    whole, files = make_whole(
+        folder, verify_folder(folder, name), where=name, registry=registry, hub=hub, offline=offline
+    )
+    return FoundModel(whole, name, files=files)
 
 
 def bundle_in(path: Path) -> Path:
@@ -102,7 +142,7 @@ def load_model(
     Raises:
         ZooError: see :func:`find_model` and :func:`zoo.bundle.read.load_bundle`.
     """
-    found = find_model(model, hub=hub, offline=offline)
+    found = find_model(model, registry=registry, hub=hub, offline=offline)
     from zoo.bundle.read import load_bundle
 
     return load_bundle(found.path, registry, name=found.name, revision=found.revision, device=device, files=found.files)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from zoo_registry import UsageError
+from zoo_registry import Registry, UsageError
 
+from zoo.bundle.small import DELTA
 from zoo.bundle.verify import verify_in_fresh_process
 from zoo.hub import open_hub
 from zoo.hub.base import Pushed, RepoFile
@@ -31,35 +35,73 @@ def publish(
     hub: str | None = None,
     private: bool = True,
     parent: str | None = None,
+    delta: bool = False,
+    told: Callable[[str], Any] | None = None,
     progress: Any = None,
 ) -> Pushed:
     """Publish the model of a run, or a bundle folder.
 
+    Args:
+        run: the run's or the bundle's folder.
+        name: ``owner/name``.
+        hub: where to.
+        private: who may read it, where the hub knows that.
+        parent: the head that the hub must have.
+        delta: store only what differs from the base weights.
+        told: called with a line on the delta's size.
+        progress: see :data:`zoo.hub.base.Progress`.
+
     Raises:
+        UsageError: there is nothing to publish, or a delta of it makes no sense.
         IntegrityError: files differ from the manifest, or a fresh process does not reproduce the golden logits.
         HubError, ConflictError: see :class:`zoo.hub.base.Hub`.
     """
     folder = bundle_folder(run)
     target = open_hub(hub)
     target.check_push(name)
-    prove(folder)
-    return target.push(
-        folder, name, private=private, message="Publish a model of the zoo", parent=parent, progress=progress
-    )
+    with _staged(folder, hub, delta, told) as staged:
+        prove(staged, hub)
+        return target.push(
+            staged, name, private=private, message="Publish a model of the zoo", parent=parent, progress=progress
+        )
 
 
-def preview(run: Path, name: str, *, hub: str | None = None) -> Preview:
+def preview(
+    run: Path, name: str, *, hub: str | None = None, delta: bool = False, told: Callable[[str], Any] | None = None
+) -> Preview:
     """What :func:`publish` would do, with every check of it but without publishing."""
     folder = bundle_folder(run)
     target = open_hub(hub)
     target.check_push(name)
-    files = prove(folder)
-    card = folder / "README.md"
-    return Preview(f"{name} on {target.location}", files, card.read_text(encoding="utf-8") if card.is_file() else "")
+    with _staged(folder, hub, delta, told) as staged:
+        files = prove(staged, hub)
+        card = staged / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return Preview(f"{name} on {target.location}", files, text)
 
 
-def prove(folder: Path) -> dict[str, int]:
+@contextmanager
+def _staged(folder: Path, hub: str | None, delta: bool, told: Callable[[str], Any] | None) -> Iterator[Path]:
+    """The folder to publish: the bundle's own, or, for as long as it is needed, one with its delta."""
+    if not delta or (folder / DELTA).is_file():
+        yield folder
+        return
+    from zoo.bundle.delta import write_delta
+
+    files = check_folder(folder)
+    with TemporaryDirectory(prefix="zoo-delta-") as made:
+        size = write_delta(folder, Path(made), files, Registry(), hub=hub)
+        if told is not None:
+            told(f"delta: {size}")
+        yield Path(made)
+
+
+def prove(folder: Path, hub: str | None = None) -> dict[str, int]:
     """Every file is the one that was written, none was added, and a fresh process finds the same logits.
+
+    Args:
+        folder: the bundle, whole or a delta.
+        hub: where a delta's base may be.
 
     Returns:
         file -> bytes, in the order of publishing.
@@ -68,6 +110,17 @@ def prove(folder: Path) -> dict[str, int]:
         IntegrityError: one of these does not hold.
         DataError: the folder holds what may not be published.
     """
+    files = check_folder(folder)
+    verify_in_fresh_process(folder, hub)
+    return files
+
+
+def check_folder(folder: Path) -> dict[str, int]:
+    """Every file is the one that was written, and none was added; returns file -> bytes.
+
+    Raises:
+        IntegrityError, DataError: as :func:`prove`.
+    """
     listed = verify_folder(folder, str(folder))
     present = {}
     for name in list_folder(folder):
@@ -75,7 +128,6 @@ def prove(folder: Path) -> dict[str, int]:
         known = listed.get(name)
         present[name] = known or RepoFile(path=name, size=file.stat().st_size, sha256=sha256_of(file))
     check_listed(listed, present, str(folder))
-    verify_in_fresh_process(folder)
     return {name: (folder / name).stat().st_size for name in present}
 
 

@@ -8,6 +8,7 @@ from zoo_registry import Exported, ImageInput
 
 from zoo.bundle.document import Document
 from zoo.bundle.licences import LICENCES
+from zoo.bundle.small import DELTA
 from zoo.evaluation.metrics import MAIN_METRIC
 
 TASKS = {
@@ -36,7 +37,7 @@ def render_card(
         notes: lines on the run.
         peft: the code that makes the backbone for plain peft, see :func:`peft_base`; None: peft cannot load it.
     """
-    whole = library if document.merged and document.delta is None else None
+    whole = library if document.merged else None
     lines = ["---", front_matter(document, whole).strip(), "---", "", f"# {title(document)}", ""]
     lines += _what(document)
     lines += _metrics(document, figures)
@@ -195,6 +196,28 @@ def _loading(document: Document, library: str | None) -> list[str]:
             lines += ["With transformers:", "", "```python", "from transformers import pipeline"]
             lines += ['classify = pipeline("image-classification", model="owner/name")', "```", ""]
     return lines
+
+
+def delta_card(text: str, document: Document, base: str) -> str:
+    """A whole bundle's card as that of its delta, which no other library can load before it is made whole.
+
+    Args:
+        text: the whole bundle's card; what a person wrote into it stays, but for the section on loading.
+        document: the delta's ``zoo.json``.
+        base: the base in a few words.
+    """
+    _, fence, adapter = text.partition("\n`adapter/` holds")
+    start, _, _ = text.partition("\n## Loading\n")
+    lines = start.splitlines()
+    timm = "library_name: timm" in lines
+    told = [line for line in lines if not line.startswith("library_name:")]
+    told += ["", *_loading(document, None)]
+    told += [f"This repo is a delta on `{base}`: `{DELTA}` holds the tensors that differ from it.", ""]
+    if timm:
+        told += ["`zoo pull owner/name` makes it whole, in the folder that it names; there timm alone loads it:", ""]
+        told += ["```python", "import timm"]
+        told += ['model = timm.create_model("local-dir:FOLDER", pretrained=True)', "```", ""]
+    return "\n".join(told).rstrip() + "\n" + (f"{fence}{adapter}" if fence else "")
 
 
 def needed_distributions(document: Document) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,25 +16,38 @@ from zoo.cli.output import emit, hub_option, json_option, offline_option, quoted
 @hub_option
 @click.option("--private/--public", default=True, help="Who may read it; private by default.")
 @click.option("--parent", metavar="REVISION", help="Refuse if the hub's head is not this revision.")
+@click.option("--delta", is_flag=True, help="Store only what differs from the base weights.")
 @click.option("--dry-run", is_flag=True, help="Check everything, list the files, show the card, publish nothing.")
 @json_option
 def push(
-    run: Path, name: str, hub: str | None, private: bool, parent: str | None, dry_run: bool, as_json: bool
+    run: Path,
+    name: str,
+    hub: str | None,
+    private: bool,
+    parent: str | None,
+    delta: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Publish the model of RUN (a run or bundle folder) as OWNER/NAME.
 
     A fresh process loads it first and must reproduce its golden logits.
 
+    With --delta the repo holds the tensors that differ from the base weights, and names those by commit and sha256;
+    zoo pull makes it whole again.
+
     \b
     Example:
       zoo push run me/flowers --hub hub/
+      zoo push run me/flowers --delta
       zoo push run me/flowers --public
     """
     from zoo.publishing import preview, publish
 
     click.echo("loading the bundle in a fresh process, which must find the same logits", err=True)
+    told = partial(click.echo, err=True)
     if dry_run:
-        planned = preview(run, name, hub=hub)
+        planned = preview(run, name, hub=hub, delta=delta, told=told)
         value = {"name": name, "target": planned.target, "files": planned.files, "dry_run": True}
 
         def show() -> None:
@@ -45,7 +59,7 @@ def push(
 
         emit(value, as_json, show)
         return
-    pushed = publish(run, name, hub=hub, private=private, parent=parent)
+    pushed = publish(run, name, hub=hub, private=private, parent=parent, delta=delta, told=told)
     value = {"name": pushed.name, "revision": pushed.revision, "url": pushed.url, "files": list(pushed.files)}
 
     def human() -> None:
@@ -65,16 +79,16 @@ def push(
 def pull(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
     """Get a published model: all files of one commit, each checked against its sha256.
 
+    A model that was published as a delta is made whole, from its base weights; after that it needs no network.
+
     \b
     Example:
       zoo pull me/flowers --hub hub/
       zoo pull me/flowers@3f2a91c
     """
-    from zoo.hub import open_hub
-    from zoo.models import split_revision
+    from zoo.models import pull_model
 
-    repo, revision = split_revision(name)
-    pulled = open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
+    pulled = pull_model(name, hub=hub, offline=offline)
     value = {"name": pulled.name, "revision": pulled.revision, "path": str(pulled.path)}
 
     def human() -> None:
