@@ -97,5 +97,5 @@ def test_streams_of_one_name_merge():
 
 def test_every_method_is_documented():
     methods = [m for name, m in vars(Strategy).items() if inspect.isfunction(m) and not name.startswith("_")]
-    assert len(methods) == 17
+    assert len(methods) == 18
     assert all(method.__doc__ for method in methods)

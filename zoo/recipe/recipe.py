@@ -56,9 +56,7 @@ class DataOptions:
     image_column: str | None = option(None, help="column of a table that holds the image paths")
     label_columns: tuple[str, ...] = option((), help="columns of a table that hold the targets")
     split_column: str | None = option(None, help="column of a table that says train, val or test")
-    weight_column: str | None = option(
-        None, help="column of a table with a weight a sample, for strategies that use it"
-    )
+    weight_column: str | None = option(None, help="column of a table with sample weights, for strategies that use it")
     val_fraction: float = option(0.2, help="share of train drawn as val where none is given", low=0.01, high=0.9)
     task: str | None = option(None, help="kind of the targets", choices=("classification", "multilabel", "regression"))
     max_bad: float = option(0.01, help="unreadable images allowed: a share below 1, or a count from 1 on", low=0.0)

@@ -213,6 +213,16 @@ class PhaseLoop:
             model.load_state_dict(live)
         return metrics
 
+    def _final_weights(self, record: dict[str, Any]) -> dict[str, Tensor] | None:
+        """An average that is to be the result, else those of the best epoch, else the evaluation weights."""
+        average = None
+        if any(strategy.result_is_average for strategy in self.phase.strategies):
+            average = self._evaluation_weights()
+        best = self.selection.weights() if average is None else None
+        if best is not None:
+            record["best_epoch"] = self.selection.epoch
+        return average or best or self._evaluation_weights()
+
     def _finish(self, record: dict[str, Any]) -> None:
         """The weights that the phase ends with, ``finish``, and away with what is auxiliary.
 
@@ -220,11 +230,7 @@ class PhaseLoop:
             ZooError: the model has other tensors than at the phase's start.
         """
         run, model = self.run, self.model
-        weights = self.selection.weights()
-        if weights is not None:
-            record["best_epoch"] = self.selection.epoch
-        else:
-            weights = self._evaluation_weights()
+        weights = self._final_weights(record)
         if weights:
             model.load_state_dict({**model.state_dict(), **weights})
         if run.phase == len(run.phases) - 1:

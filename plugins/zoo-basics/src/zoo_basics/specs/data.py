@@ -2,6 +2,71 @@
 
 from __future__ import annotations
 
-from zoo_registry import StrategySpec
+from zoo_registry import Paper, StrategySpec
 
-DATA: tuple[StrategySpec, ...] = ()
+from zoo_basics.options import data as options
+
+_MIXUP = Paper(title="mixup: Beyond Empirical Risk Minimization", year=2018, link="https://arxiv.org/abs/1710.09412")
+_CUTMIX = Paper(
+    title="CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
+    year=2019,
+    link="https://arxiv.org/abs/1905.04899",
+)
+_SZEGEDY = Paper(
+    title="Rethinking the Inception Architecture for Computer Vision",
+    year=2016,
+    link="https://arxiv.org/abs/1512.00567",
+)
+_CUI = Paper(
+    title="Class-Balanced Loss Based on Effective Number of Samples", year=2019, link="https://arxiv.org/abs/1901.05555"
+)
+_JIANG = Paper(
+    title="Instance Weighting for Domain Adaptation in NLP", year=2007, link="https://aclanthology.org/P07-1034"
+)
+
+DATA: tuple[StrategySpec, ...] = (
+    StrategySpec(
+        name="class-balanced",
+        summary="draws rare classes more often, by their number or effective number of samples",
+        factory="zoo_basics.strategies.class_balanced:build",
+        options=options.ClassBalancedOptions,
+        role="sampling",
+        paper=_CUI,
+    ),
+    StrategySpec(
+        name="weighted",
+        summary="draws samples by weights that the user gives to classes or, in a table, to samples",
+        factory="zoo_basics.strategies.weighted:build",
+        options=options.WeightedOptions,
+        example={"classes": ("across=2",)},
+        role="sampling",
+        paper=_JIANG,
+    ),
+    StrategySpec(
+        name="mixup",
+        summary="blends inputs and labels of two samples at a time",
+        factory="zoo_basics.strategies.mixup:build",
+        options=options.MixupOptions,
+        role="batch",
+        touches=frozenset({"input", "loss"}),
+        paper=_MIXUP,
+    ),
+    StrategySpec(
+        name="cutmix",
+        summary="fills a box of each image from another one and shares the label by area",
+        factory="zoo_basics.strategies.cutmix:build",
+        options=options.CutmixOptions,
+        role="batch",
+        touches=frozenset({"input", "loss"}),
+        paper=_CUTMIX,
+    ),
+    StrategySpec(
+        name="label-smoothing",
+        summary="spreads a share of every label over all classes",
+        factory="zoo_basics.strategies.label_smoothing:build",
+        options=options.LabelSmoothingOptions,
+        role="batch",
+        touches=frozenset({"loss"}),
+        paper=_SZEGEDY,
+    ),
+)
