@@ -14,3 +14,37 @@ class L2SpOptions:
     alpha: float = option(0.01, help="strength of the pull of the backbone to the anchor", low=0.0)
     beta: float = option(0.01, help="strength of the pull of the head to zero", low=0.0)
     anchor: str = option("base", help="pretrained weights, or those at the phase's start", choices=("base", "start"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaOptions:
+    """Options of the strategy ``delta``."""
+
+    alpha: float = option(0.01, help="strength of the pull of the feature maps to the pretrained ones", low=0.0)
+    attention: bool = option(False, help="weigh filters by how much the loss rises without them")
+    layers: tuple[str, ...] = option((), help="names of the blocks compared; none: four, evenly spaced up to the last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BssOptions:
+    """Options of the strategy ``bss``."""
+
+    alpha: float = option(0.001, help="strength of the term", low=0.0)
+    k: int = option(1, help="how many of the smallest singular values are shrunk", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """Options of the strategy ``distill``."""
+
+    teacher: str = option("", help="a run folder, a bundle folder, or owner/name[@revision]", required=True)
+    alpha: float = option(1.0, help="weight of the term beside the supervised loss", low=0.0)
+    temperature: float = option(2.0, help="softens both distributions; the term is scaled by its square", low=0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamOptions:
+    """Options of the strategy ``sam``."""
+
+    rho: float = option(0.05, help="radius of the neighbourhood; about ten times larger where adaptive", low=0.0)
+    adaptive: bool = option(False, help="scale the neighbourhood by the size of each weight (ASAM)")

@@ -11,6 +11,27 @@ _L2_SP = Paper(
     year=2018,
     link="https://arxiv.org/abs/1802.01483",
 )
+_DELTA = Paper(
+    title="DELTA: DEep Learning Transfer using Feature Map with Attention for Convolutional Networks",
+    year=2019,
+    link="https://arxiv.org/abs/1901.09229",
+)
+_BSS = Paper(
+    title="Catastrophic Forgetting Meets Negative Transfer: Batch Spectral Shrinkage for Safe Transfer Learning",
+    year=2019,
+    link="https://proceedings.neurips.cc/paper/2019/hash/c6bff625bdb0393992c9d4db0c6bbe45-Abstract.html",
+)
+_HINTON = Paper(
+    title="Distilling the Knowledge in a Neural Network", year=2015, link="https://arxiv.org/abs/1503.02531"
+)
+_SAM = Paper(
+    title="Sharpness-Aware Minimization for Efficiently Improving Generalization",
+    year=2021,
+    link="https://arxiv.org/abs/2010.01412",
+)
+
+_EVERYTHING = Defaults(rate=3e-4, warmup=0.1, epochs=10)
+"""For a phase without a tuning strategy, in which everything learns: as ``full``."""
 
 LOSSES: tuple[StrategySpec, ...] = (
     StrategySpec(
@@ -22,5 +43,47 @@ LOSSES: tuple[StrategySpec, ...] = (
         touches=frozenset({"loss"}),
         defaults=Defaults(rate=3e-4, decay=0.0, warmup=0.1, epochs=10),
         paper=_L2_SP,
+    ),
+    StrategySpec(
+        name="delta",
+        summary="keeps the feature maps near those of the pretrained network on the same input",
+        factory="zoo_basics.strategies.delta:build",
+        options=options.DeltaOptions,
+        role="penalty",
+        needs=frozenset({"blocks"}),
+        touches=frozenset({"input", "loss"}),
+        defaults=_EVERYTHING,
+        paper=_DELTA,
+    ),
+    StrategySpec(
+        name="bss",
+        summary="shrinks the smallest singular values of a batch's features: what transfers badly does no harm",
+        factory="zoo_basics.strategies.bss:build",
+        options=options.BssOptions,
+        role="penalty",
+        touches=frozenset({"features", "loss"}),
+        defaults=_EVERYTHING,
+        paper=_BSS,
+    ),
+    StrategySpec(
+        name="distill",
+        summary="follows a teacher, another model of the zoo, beside the labels (knowledge distillation)",
+        factory="zoo_basics.strategies.distill:build",
+        options=options.DistillOptions,
+        role="penalty",
+        touches=frozenset({"input", "loss"}),
+        defaults=_EVERYTHING,
+        paper=_HINTON,
+        example={"teacher": "teacher"},
+    ),
+    StrategySpec(
+        name="sam",
+        summary="sharpness-aware minimisation: looks for flat minima, at two passes a step",
+        factory="zoo_basics.strategies.sam:build",
+        options=options.SamOptions,
+        role="penalty",
+        touches=frozenset({"loss"}),
+        defaults=_EVERYTHING,
+        paper=_SAM,
     ),
 )
