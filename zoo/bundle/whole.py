@@ -19,7 +19,7 @@ log = logging.getLogger("zoo.bundle")
 
 
 def whole_folder() -> Path:
-    """Where they lie: ``HF_HOME/zoo/whole``, a folder each, named by the start of the sha256 of the delta's manifest."""
+    """Where they lie: ``HF_HOME/zoo/whole``, a folder each, named by the sha256 of the delta's manifest (its start)."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "zoo" / "whole"
