@@ -97,7 +97,7 @@ class KnnOptions:
         "softmax", help="how much a neighbour counts, by its distance", choices=("softmax", "distance", "uniform")
     )
     temperature: float | None = option(
-        None, help="of softmax weights: smaller trusts the nearest more; none: 0.07, euclidean 1", low=1e-4, high=1e4
+        None, help="of softmax weights: smaller trusts the nearest more; none: 0.07, euclidean 0.1", low=1e-4, high=1e4
     )
     quantile: float | None = option(
         0.99,
