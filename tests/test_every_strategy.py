@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,21 @@ def teacher(tmp_path_factory) -> Path:
     return folder
 
 
+@dataclass
+class Whole:
+    """A case, trained to its end without a stop; and its loss on the training samples before."""
+
+    attempt: table.Attempt
+    watcher: table.Watcher
+    before: float
+
+
 @pytest.fixture(scope="module")
-def whole(case: Case, teacher: Path) -> tuple[table.Attempt, table.Watcher]:
-    """The case, trained to its end without a stop."""
+def whole(case: Case, teacher: Path) -> Whole:
+    """The case, trained."""
     attempt = table.prepare(case, teacher)
-    return attempt, table.train_attempt(attempt)
+    before = table.train_loss(attempt.run)
+    return Whole(attempt, table.train_attempt(attempt), before)
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +92,15 @@ all_cases = pytest.mark.parametrize("case", CASES, indirect=True, scope="module"
 
 @all_cases
 def test_it_learns(case, whole):
-    attempt, watcher = whole
-    if not watcher.steps:
-        head = {n: v for n, v in attempt.run.model.state_dict().items() if n.startswith("head.")}
-        assert not same_bits(head, {n: attempt.run.base[n] for n in head})
-        assert attempt.run.score(attempt.run.model) > 0.9
-        return
-    losses = [row["train_loss"] for row in attempt.rows if row["event"] == "epoch"]
-    assert len(losses) == table.EPOCHS * sum(bool(phase.recipe.epochs) for phase in attempt.run.phases)
-    assert losses[-1] < losses[0], losses
+    assert table.train_loss(whole.attempt.run) < 0.9 * whole.before
+    losses = [row["train_loss"] for row in whole.attempt.rows if row["event"] == "epoch"]
+    assert len(losses) == table.EPOCHS * sum(bool(phase.recipe.epochs) for phase in whole.attempt.run.phases)
+    assert losses[-1:] <= losses[:1], losses
 
 
 @all_cases
 def test_what_is_frozen_stays_bit_by_bit(case, whole):
-    attempt, watcher = whole
+    attempt, watcher = whole.attempt, whole.watcher
     records = [row for row in attempt.rows if row["event"] == "phase"]
     assert len(records) == len(watcher.phases) == len(attempt.run.phases)
     for record, seen, phase in zip(records, watcher.phases, attempt.run.phases, strict=True):
@@ -111,7 +117,7 @@ def test_what_is_frozen_stays_bit_by_bit(case, whole):
 
 @all_cases
 def test_it_is_written_and_read_again_with_the_same_logits(case, whole, tmp_path):
-    attempt, _ = whole
+    attempt = whole.attempt
     write_bundle(tmp_path / "bundle", attempt.assembled, attempt.plan.recipe, Findings(), table.registry())
     loaded = load_bundle(tmp_path / "bundle", table.registry())
     x = torch.rand(5, 3, table.SIZE, table.SIZE, generator=torch.Generator().manual_seed(1))
@@ -124,7 +130,7 @@ def test_it_is_written_and_read_again_with_the_same_logits(case, whole, tmp_path
 
 @all_cases
 def test_its_result_is_a_plain_model(case, whole):
-    attempt, _ = whole
+    attempt = whole.attempt
     plain = assemble_model(
         table.registry(), backbone=table.ARCHITECTURES[case.architecture], head=attempt.plan.recipe.head.name,
         columns=attempt.plan.data.columns, pretrained=False, image_size=table.SIZE,
@@ -137,9 +143,9 @@ def test_its_result_is_a_plain_model(case, whole):
 
 @all_cases
 def test_stopped_and_resumed_a_second_run_ends_with_the_same_bits(case, whole, teacher, tmp_path):
-    first, watcher = whole
-    halts = (3,) if everyday(case) else (2, len(watcher.steps) // 2, len(watcher.steps) - 1)
-    for halt in halts if watcher.steps else ():
+    first, watcher = whole.attempt, whole.watcher
+    late = 3 * len(watcher.steps) // 4  # within an epoch; of a recipe, in its last phase
+    for halt in ((late,) if everyday(case) else (3, late)) if late else ():
         folder = tmp_path / str(halt)
         stopped = table.prepare(case, teacher, checkpoint_every=1e-9)
         folder.mkdir()

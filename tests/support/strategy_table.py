@@ -35,10 +35,14 @@ ARCHITECTURES = {"cnn": "timm/test_efficientnet", "convnet": "timm/test_convnext
 """A CNN with BatchNorm, a ConvNet with LayerNorm, a vision transformer."""
 
 SIZE = 32
-EPOCHS = 6
+EPOCHS = 8
+TRAINING = ("train.batch_size=13", "train.threads=1", "train.warmup=0", "train.lr=3e-3")
 
-OPTIONS: dict[str, dict[str, str]] = {"basics/distill": {"teacher": "{teacher}"}}
-"""Strategy -> option -> value, where the spec's own example names something that must exist (a teacher's bundle)."""
+OPTIONS: dict[str, dict[str, str]] = {
+    "basics/distill": {"teacher": "{teacher}"},
+    "basics/weighted": {"classes": "blue=3"},
+}
+"""Strategy -> option -> value, where the spec's example names what does not exist here (a class, a teacher's bundle)."""
 
 EXCLUDED: dict[str, str] = {}
 """Strategy -> why it cannot be tried here."""
@@ -157,9 +161,9 @@ def plan_case(case: Case, teacher: Path | None = None) -> Plan:
     settings = [f"strategy.{part}.{key}={value}" for part in case.parts for key, value in options(part, teacher)]
     plan = make_plan(
         Request(
-            data={"train": Shades((14, 8, 4), 0), "val": Shades((3, 3, 3), 1)},
+            data={"train": Shades((14, 8, 4), 0), "val": Shades((8, 8, 8), 1)},
             backbone=ARCHITECTURES[case.architecture], head=head, strategy=case.expression,
-            settings=(*settings, "train.batch_size=13", "train.threads=1", "train.warmup=0", "train.lr=3e-3"),
+            settings=(*settings, *TRAINING),
             pretrained=False, image_size=SIZE, seed=5,
         ),
         registry(),
@@ -171,7 +175,8 @@ def plan_case(case: Case, teacher: Path | None = None) -> Plan:
 def options(name: str, teacher: Path | None) -> list[tuple[str, str]]:
     """What a strategy must be told beside its defaults."""
     values: Mapping[str, Any] = OPTIONS.get(name) or registry().strategy(name).spec.example
-    return [(key, str(value).replace("{teacher}", str(teacher))) for key, value in values.items()]
+    texts = {k: ",".join(map(str, v)) if isinstance(v, tuple | list) else str(v) for k, v in values.items()}
+    return [(key, text.replace("{teacher}", str(teacher))) for key, text in texts.items()]
 
 
 def prepare(case: Case, teacher: Path | None = None, *, checkpoint_every: float = 0.0) -> Attempt:
@@ -193,6 +198,8 @@ def prepare(case: Case, teacher: Path | None = None, *, checkpoint_every: float 
         rebuild=lambda: assemble_recipe(plan.recipe, plan.data, registry(), device, pretrained=False).model,
     )  # fmt: skip
     run.options = dataclasses.replace(run.options, checkpoint_every=checkpoint_every)
+    run.recalibrate(run.model)  # random BatchNorm statistics would let nothing through
+    run.base = clone_state(run.model.state_dict())
     return Attempt(run, assembled, plan)
 
 
@@ -222,6 +229,14 @@ class Seen:
     def changed(self, names: Iterable[str]) -> list[str]:
         """Those of the tensors that are not what they were, in any bit."""
         return [name for name in names if tensor_hash(self.start[name]) != tensor_hash(self.end[name])]
+
+
+def train_loss(run: TrainingRun) -> float:
+    """The model's loss on the training samples as evaluation sees them."""
+    run.model.eval()
+    features, targets = run.extract(run.model)
+    with torch.no_grad():
+        return float(run.model.loss(run.model.head(features), targets))
 
 
 class Watcher(Reporter):
