@@ -3,6 +3,7 @@
 The command line says the same words::
 
     zoo.list_backbones("resnet*")
+    zoo.plan("photos/", strategy="linear:3,full:10").phases
     run = zoo.finetune("photos/", backbone="timm/resnet18.a1_in1k", strategy="linear:3,full:10", out="run")
     model = zoo.load("run")
     zoo.evaluate(model, "photos/")
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         list_heads,
         list_strategies,
         load,
+        plan,
         predict,
         pull,
         push,
@@ -39,6 +41,7 @@ __all__ = [
     "list_heads",
     "list_strategies",
     "load",
+    "plan",
     "predict",
     "pull",
     "push",

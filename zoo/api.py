@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from zoo.evaluation.report import Report
     from zoo.finetuning import FinetuneResult
     from zoo.hub.base import Pulled, Pushed
+    from zoo.planning import Request
     from zoo.prediction import PredictedFile
+    from zoo.preview.report import Preview
     from zoo.training.progress import Reporter
+
+_TRAIN = ("epochs", "batch_size", "lr", "weight_decay", "augment", "workers")
+_DATA = ("max_bad", "image_column", "split_column", "task")
 
 __all__ = [
     "assemble",
@@ -27,6 +32,7 @@ __all__ = [
     "list_heads",
     "list_strategies",
     "load",
+    "plan",
     "predict",
     "pull",
     "push",
@@ -126,8 +132,6 @@ def finetune(
         ZooError: see :mod:`zoo_registry.errors`.
     """
     from zoo import finetuning
-    from zoo.planning import Request
-    from zoo.recipe import read_recipe
     from zoo.runs import next_run_folder
 
     registry = Registry()
@@ -136,29 +140,90 @@ def finetune(
         if out is None:
             raise UsageError("resume needs the run folder", hint="--resume --out RUN")
         return finetuning.resume(registry, out=Path(out), data=data, workers=workers, **places)  # type: ignore[arg-type]
-    train = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
-    request = Request(
-        data=data,
+    request = _request(
+        data,
         backbone=backbone,
         head=head,
         strategy=strategy,
-        settings=tuple(settings),
-        train={**train, "augment": augment, "workers": workers},
-        data_options={
-            "image_column": image_column,
-            "label_columns": tuple(label_columns) or None,
-            "split_column": split_column,
-            "task": task,
-            "max_bad": max_bad,
-        },
-        recipe=read_recipe(Path(recipe)) if isinstance(recipe, str | Path) else recipe,
+        epochs=epochs,
+        settings=settings,
+        recipe=recipe,
         seed=seed,
         pretrained=pretrained,
         image_size=image_size,
         in_chans=in_chans,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        augment=augment,
+        workers=workers,
+        max_bad=max_bad,
+        image_column=image_column,
+        label_columns=label_columns,
+        split_column=split_column,
+        task=task,
     )
     folder = Path(out) if out is not None else next_run_folder()
     return finetuning.start(request, registry, out=folder, **places)  # type: ignore[arg-type]
+
+
+def plan(
+    data: Any = None,
+    *,
+    device: str = "auto",
+    hub: str | None = None,
+    offline: bool = False,
+    batches: int = 3,
+    **asked: Any,
+) -> Preview:
+    """What :func:`finetune` would do: who learns in which phase, at which rate, how long it takes and what it needs.
+
+    Nothing is downloaded or written; it is what ``zoo finetune --dry-run`` prints, ``.to_json()`` its JSON.
+
+    Args:
+        data: as for :func:`finetune`.
+        device: what to measure on.
+        hub, offline: where weights would come from.
+        batches: steps that are timed in each phase; 0 measures nothing.
+        asked: what else :func:`finetune` takes, but for ``out``, ``resume`` and ``reporter``.
+
+    Raises:
+        ZooError: the recipe is wrong: everything that is, at once.
+    """
+    from zoo.planning import make_plan
+    from zoo.preview.preview import preview
+
+    registry = Registry()
+    made = make_plan(_request(data, **asked), registry)
+    return preview(made, registry, device=device, hub=hub, offline=offline, batches=batches)
+
+
+def _request(
+    data: Any,
+    *,
+    settings: Sequence[str] = (),
+    recipe: Recipe | str | Path | None = None,
+    label_columns: Sequence[str] = (),
+    **asked: Any,
+) -> Request:
+    """The arguments of :func:`finetune` as a request.
+
+    Raises:
+        TypeError: an argument that there is not.
+    """
+    from zoo.planning import Request
+    from zoo.recipe import read_recipe
+
+    train = {name: asked.pop(name, None) for name in _TRAIN}
+    data_options = {name: asked.pop(name, None) for name in _DATA}
+    return Request(
+        data=data,
+        settings=tuple(settings),
+        train=train,
+        data_options={**data_options, "label_columns": tuple(label_columns) or None},
+        recipe=read_recipe(Path(recipe)) if isinstance(recipe, str | Path) else recipe,
+        **asked,
+    )
 
 
 def load(

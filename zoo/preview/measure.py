@@ -27,9 +27,10 @@ from zoo.training.step import Stepper
 from zoo.training.streams import gather
 
 SMALL = 4
-"""Samples of the first batch."""
-SECONDS = 4.0
-"""What the steps of a phase may take; batches are made smaller where they would take longer."""
+"""Samples of the first batch; each that follows is up to :data:`GROWTH` times as large."""
+GROWTH = 4
+SECONDS = 2.0
+"""What one step may take, as the batch before it says, and what all timed ones may take beyond the first."""
 MEMORY_SHARE = 0.6
 """Of the free memory that a measured batch may take."""
 
@@ -88,6 +89,43 @@ class StepCost:
         return round(self.bytes_fixed + self.bytes_per_sample * samples)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One batch of ``size`` asked for, ``samples`` of which could be read: seconds, and bytes it needed."""
+
+    size: int
+    samples: int
+    seconds: float
+    bytes: int
+
+
+def grow(run: PreviewRun, attempt: Callable[[int], Trial]) -> list[Trial]:
+    """Try larger and larger batches, up to the recipe's, as long as time and memory allow; the last is the largest."""
+    trials = [attempt(min(SMALL, run.options.batch_size, len(run.train)))]
+    while (size := _next_size(run, trials[-1])) > trials[-1].size:
+        trials.append(attempt(size))
+    return trials
+
+
+def _next_size(run: PreviewRun, last: Trial) -> int:
+    size = min(run.options.batch_size, len(run.train), GROWTH * last.size)
+    free = free_bytes(run.device)
+    most = [SECONDS * last.samples / max(last.seconds, 1e-9)]
+    if free is not None and last.bytes:
+        most.append(MEMORY_SHARE * free * last.samples / last.bytes)
+    while size > last.size and size > min(most):
+        size //= 2
+    return max(size, last.size)
+
+
+def repeat(take: Callable[[int], float], batches: int) -> list[float]:
+    """Seconds of up to ``batches`` takings, one at least, fewer where they would take too long."""
+    times = [take(0)]
+    while len(times) < batches and sum(times) < SECONDS:
+        times.append(take(len(times)))
+    return times
+
+
 def time_pass(run: PreviewRun, batches: int) -> PassCost:
     """Time the evaluation view of ``val`` and the plain model on it.
 
@@ -95,20 +133,19 @@ def time_pass(run: PreviewRun, batches: int) -> PassCost:
         NotHereError: no sample that was read is readable.
     """
     split = run.data.split("val")
-    small = min(SMALL, run.options.batch_size)
-    _, trial = load_pass(run, split, small, 1)
-    _pass(run, trial[0])
-    seconds, largest = _pass(run, trial[0]), 0
-    with largest_output(run.model) as found:
-        _pass(run, trial[0])
-        largest = found[0]
-    samples = _length(trial[0])
-    size = affordable(run, small, seconds / samples, largest / samples, batches)
-    load, loaded = load_pass(run, split, size, batches)
-    if size > small:
-        _pass(run, loaded[0])
-    times = [_pass(run, batch) / _length(batch) for batch in loaded]
-    return PassCost(load, statistics.median(times), largest / samples, size)
+
+    def attempt(size: int) -> Trial:
+        loaded = load_pass(run, split, size, 1)[1][0]
+        with largest_output(run.model) as found:
+            seconds = _pass(run, loaded)
+        return Trial(size, len(loaded), seconds, found[0])
+
+    last = grow(run, attempt)[-1]
+    load, loaded = load_pass(run, split, last.size, batches)
+    most = max(map(len, loaded))
+    full = [batch for batch in loaded if len(batch) == most]
+    times = repeat(lambda i: _pass(run, full[i % len(full)]), batches)
+    return PassCost(load, statistics.median(times) / most, last.bytes / last.samples, last.size)
 
 
 def load_pass(run: PreviewRun, split: Split, size: int, count: int) -> tuple[LoadCost, list[Any]]:
@@ -141,24 +178,6 @@ def _pass(run: PreviewRun, loaded: Any) -> float:
     wait(run.device)
     run.model.train()
     return time.perf_counter() - begun
-
-
-def _length(loaded: Any) -> int:
-    return len(loaded.ids)
-
-
-def affordable(run: PreviewRun, small: int, seconds: float, kept: float, batches: int) -> int:
-    """The size to measure: the recipe's, or less where ``batches + 1`` of them would take too long, or too much."""
-    size = min(run.options.batch_size, len(run.train))
-    most = [float(size)]
-    if seconds > 0:
-        most.append(SECONDS / (seconds * (batches + 1)))
-    free = free_bytes(run.device)
-    if free is not None and kept > 0:
-        most.append(MEMORY_SHARE * free / kept)
-    while size > small and size > min(most):
-        size = size // 2
-    return max(small, size)
 
 
 def load_train(run: PreviewRun, phase: Phase, size: int, count: int) -> tuple[LoadCost, list[Streams]]:
@@ -212,24 +231,28 @@ def time_steps(run: PreviewRun, stepper: Stepper, load: Callable[[int, int], lis
         load: ``(size, count) -> micro-batches``.
         batches: how many are timed, after one that warms up.
     """
-    small = min(SMALL, run.options.batch_size, len(run.train))
-    trial = load(small, 1)[0]
-    kept = _watched(run, stepper, trial)
-    seconds, samples = _take(run, stepper, trial), len(trial["train"])
-    size = affordable(run, small, seconds / samples, kept / samples, batches)
-    if size <= small:
-        times = [seconds, *(_take(run, stepper, trial) for _ in range(batches - 1))]
-        return StepCost(0.0, statistics.median(times) / samples, 0.0, kept / samples, samples, batches)
-    loaded = load(size, batches)
-    full = _watched(run, stepper, loaded[0])
-    many = len(loaded[0]["train"])
+    warm = False
+
+    def attempt(size: int) -> Trial:
+        nonlocal warm
+        streams = load(size, 1)[0]
+        tracker = KeptBytes(run.model)
+        with tracker.watching():
+            spent = _take(run, stepper, streams)
+        if not warm:  # the very first step warms up more than the others do
+            warm, spent = True, _take(run, stepper, streams)
+        return Trial(size, len(streams["train"]), spent, tracker.peak)
+
+    first, *more = grow(run, attempt)
+    last = more[-1] if more else first
+    loaded = load(last.size, batches)
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
-    times = [_take(run, stepper, loaded[i % len(loaded)]) for i in range(batches)]
+    times = repeat(lambda i: _take(run, stepper, loaded[i % len(loaded)]), batches)
     peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None
-    fixed, slope = _line(samples, seconds, many, statistics.median(times))
-    bytes_fixed, bytes_slope = _line(samples, kept, many, full)
-    return StepCost(fixed, slope, bytes_fixed, bytes_slope, many, batches, peak)
+    fixed, slope = _line(first.samples, first.seconds, last.samples, statistics.median(times))
+    bytes_fixed, bytes_slope = _line(first.samples, first.bytes, last.samples, last.bytes)
+    return StepCost(fixed, slope, bytes_fixed, bytes_slope, last.samples, len(times), peak)
 
 
 def _line(few: int, low: float, many: int, high: float) -> tuple[float, float]:
@@ -247,14 +270,6 @@ def _take(run: PreviewRun, stepper: Stepper, streams: Streams) -> float:
     wait(run.device)
     run.step = min(run.step + 1, max(0, run.total_steps - 1))
     return time.perf_counter() - begun
-
-
-def _watched(run: PreviewRun, stepper: Stepper, streams: Streams) -> int:
-    """A step that warms up; the most bytes that autograd kept at a time."""
-    tracker = KeptBytes(run.model)
-    with tracker.watching():
-        _take(run, stepper, streams)
-    return tracker.peak
 
 
 def wait(device: torch.device) -> None:
