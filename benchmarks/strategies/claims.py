@@ -1,0 +1,142 @@
+"""What should show, and whether it does: each claim is a comparison with a bar that stands here, starter by starter."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from table import CLEAN, SHIFTED, WORST, Table
+
+FEW, MANY = (1, 2, 5), 20
+SHIFT_TASK = "digits-10"
+PENALTIES = ("l2-sp", "delta", "bss", "distill")
+BALANCED = ("class-balanced", "logit-adjustment", "focal")
+HALF_POINT = 0.005
+POINT = 0.01
+TENTH = 0.1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one starter says of one claim: None where it was not measured."""
+
+    starter: str
+    shown: bool | None
+    numbers: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, its bar in words, and what was found."""
+
+    title: str
+    bar: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        """``shown``, ``not shown``, or on which starter."""
+        known = [f for f in self.findings if f.shown is not None]
+        held = [f.starter for f in known if f.shown]
+        if not known:
+            return "not measured"
+        if len(held) == len(known):
+            return "shown" if len(known) > 1 else f"shown (on `{held[0]}`, the only one that can)"
+        return f"shown on `{held[0]}` alone" if held else "not shown"
+
+
+def _gain(table: Table, starter: str) -> Finding:
+    parts, held = [], []
+    for k in FEW:
+        for way in ("linear", "full", "lp-ft"):
+            pair = table.pair(f"digits-{k}", way, "scratch-long", starter)
+            if pair:
+                parts.append(f"{way} at {k}: {pair.text()}")
+                held.append(pair.won == pair.draws)
+    return Finding(starter, all(held) if held else None, "; ".join(parts))
+
+
+def _at_least(table: Table, starter: str, way: str, other: str) -> Finding:
+    pair = table.pair(SHIFT_TASK, way, other, starter, SHIFTED)
+    if pair is None:
+        return Finding(starter, None, "")
+    return Finding(starter, pair.mean >= 0, f"{way} - {other}, mean over the shifts: {pair.text()}")
+
+
+def _lp_ft(table: Table, starter: str) -> Finding:
+    return _at_least(table, starter, "lp-ft", "full")
+
+
+def _wise_ft(table: Table, starter: str) -> Finding:
+    found = _at_least(table, starter, "wise-ft", "full")
+    clean = table.pair(SHIFT_TASK, "wise-ft", "full", starter, CLEAN)
+    if found.shown is None or clean is None:
+        return found
+    numbers = f"{found.numbers}; in distribution {clean.text()}"
+    after = table.pair(SHIFT_TASK, "lp-ft+wise-ft", "lp-ft", starter, SHIFTED)
+    after_clean = table.pair(SHIFT_TASK, "lp-ft+wise-ft", "lp-ft", starter, CLEAN)
+    if after and after_clean:
+        numbers += f"; after a probe, against lp-ft: {after.text()}, in distribution {after_clean.text()}"
+    return Finding(starter, bool(found.shown) and clean.mean >= -HALF_POINT, numbers)
+
+
+def _penalty(way: str) -> Callable[[Table, str], Finding]:
+    def find(table: Table, starter: str) -> Finding:
+        few = [(k, table.pair(f"digits-{k}", way, "full", starter)) for k in FEW]
+        many = table.pair(f"digits-{MANY}", way, "full", starter)
+        measured = [(k, pair) for k, pair in few if pair]
+        if not measured or many is None:
+            return Finding(starter, None, "")
+        helped = statistics.mean(pair.mean for _, pair in measured) > 0
+        numbers = ", ".join(f"at {k}: {pair.text()}" for k, pair in measured)
+        shown = helped and abs(many.mean) <= POINT
+        return Finding(starter, shown, f"{numbers}; at {MANY}: {many.text()}")
+
+    return find
+
+
+def _lora(table: Table, starter: str) -> Finding:
+    tasks = [f"digits-{k}" for k in (5, 10, 20)] + ["glyphs"]
+    pairs = [(t, p) for t in tasks if (p := table.pair(t, "lora", "full", starter))]
+    if not pairs:
+        return Finding(starter, None, "its backbone has no linear layers to adapt")
+    sizes = [table.first(pairs[0][0], way, starter)["trainable"] for way in ("lora", "full")]
+    share = sizes[0] / sizes[1]
+    near = all(p.mean >= -POINT for _, p in pairs)
+    numbers = ", ".join(f"{t} {p.text()}" for t, p in pairs)
+    return Finding(starter, near and share < TENTH, f"{numbers}; {100 * share:.1f} % of the trainable parameters")
+
+
+def _balanced(way: str) -> Callable[[Table, str], Finding]:
+    def find(table: Table, starter: str) -> Finding:
+        worst = table.pair("imbalanced", way, "full", starter, WORST)
+        clean = table.pair("imbalanced", way, "full", starter, CLEAN)
+        if worst is None or clean is None:
+            return Finding(starter, None, "")
+        return Finding(starter, worst.mean > 0, f"recall of the worst class {worst.text()}, accuracy {clean.text()}")
+
+    return find
+
+
+_CLAIMS: tuple[tuple[str, str, Callable[[Table, str], Finding]], ...] = (
+    ("Transfer gains over training from scratch at few labels",
+     "at 1, 2 and 5 labels a class linear, full and lp-ft beat scratch with twice the steps in every draw",
+     _gain),
+    ("LP-FT is at least full under shift", "mean over four shifts, 10 labels a class: difference 0 or more", _lp_ft),
+    ("WiSE-FT is at least full under shift at no loss in distribution",
+     "shifted difference 0 or more, clean difference not below half a point", _wise_ft),
+    *((f"The penalty {way} helps at few labels and is neutral at many",
+       f"mean difference to full above 0 over 1, 2 and 5 labels; within a point at {MANY}", _penalty(way))
+      for way in PENALTIES),
+    ("LoRA is within a point of full at under a tenth of the trainable parameters",
+     "digits with 5, 10 and 20 labels and glyphs, each not more than a point below", _lora),
+    *((f"{way} lifts the worst class under imbalance", "mean difference of the worst class's recall above 0",
+       _balanced(way)) for way in BALANCED),
+)  # fmt: skip
+
+
+def find_claims(table: Table, starters: Iterable[str]) -> list[Claim]:
+    """All claims, as far as there are rows."""
+    names = tuple(starters)
+    return [Claim(title, bar, tuple(find(table, s) for s in names)) for title, bar, find in _CLAIMS]
