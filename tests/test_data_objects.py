@@ -215,3 +215,15 @@ def test_a_subset_of_a_split():
     assert train[4].targets["label"] == part.targets["label"][0]
     with pytest.raises(UsageError, match="no split 'trian'"):
         open_data("digits:").split("trian")
+
+
+def test_a_column_of_weights_of_a_huggingface_dataset():
+    features = {"image": Image_(), "label": ClassLabel(["x", "y"]), "trust": Value()}
+    table = Table(features, image=pictures(4), label=[0, 1, 0, 1], trust=[0.5, 2, 0, 1])
+    data = open_data({"train": table, "val": table}, weight_column="trust")
+    assert data.split("train").weights.tolist() == [0.5, 2, 0, 1]
+    with pytest.raises(UsageError, match="no weight column 'trus'"):
+        open_data(table, weight_column="trus")
+    table = Table(features, image=pictures(4), label=[0, 1, 0, 1], trust=[0.5, None, 0, 1])
+    with pytest.raises(DataError, match="item 1: nothing in column 'trust' is no weight"):
+        open_data(table, weight_column="trust")

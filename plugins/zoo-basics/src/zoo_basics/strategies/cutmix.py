@@ -75,7 +75,7 @@ def box(size: Any, share: float, centre: tuple[float, float]) -> Box:
     bounds: list[int] = []
     for edge, place in zip(size, centre, strict=True):
         length, middle = int(edge * math.sqrt(1 - share)), int(edge * place)
-        bounds += [max(0, middle - length // 2), min(edge, middle + length // 2)]
+        bounds += [max(0, middle - length // 2), min(edge, middle + (length + 1) // 2)]
     return bounds[0], bounds[1], bounds[2], bounds[3]
 
 
