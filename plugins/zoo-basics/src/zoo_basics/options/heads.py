@@ -124,7 +124,7 @@ class OrdinalOptions:
     """Options of the head ``ordinal``."""
 
     method: str = option(
-        "coral", help="one direction with thresholds (coral), or one a step (corn)", choices=("coral", "corn")
+        "corn", help="a direction for each step (corn), or one with thresholds (coral)", choices=("corn", "coral")
     )
     order: tuple[str, ...] = option((), help="class names, lowest first; not needed where numbers tell")
     dropout: float = _dropout()

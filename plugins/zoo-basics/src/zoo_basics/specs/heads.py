@@ -29,8 +29,10 @@ _LEE = Paper(
 _RIDNIK = Paper(
     title="Asymmetric Loss For Multi-Label Classification", year=2021, link="https://arxiv.org/abs/2009.14119"
 )
-_CAO = Paper(
-    title="Rank consistent ordinal regression for neural networks", year=2020, link="https://arxiv.org/abs/1901.07884"
+_SHI = Paper(
+    title="Deep Neural Networks for Rank-Consistent Ordinal Regression Based On Conditional Probabilities",
+    year=2021,
+    link="https://arxiv.org/abs/2111.08851",
 )
 _KENDALL = Paper(
     title="Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics",
@@ -106,7 +108,7 @@ HEADS = (
         factory="zoo_basics.heads.ordinal:build",
         options=options.OrdinalOptions,
         example={"order": ("first", "second", "third")},
-        paper=_CAO,
+        paper=_SHI,
     ),
     HeadSpec(
         name="regression",
