@@ -381,6 +381,26 @@ def test_a_column_missing_from_a_batch_does_not_move_its_weight(missing):
     assert {key for key in moved if key.startswith("raw")} == {f"raw.{i}" for i in range(3) if i != missing}
 
 
+def test_missing_labels_are_as_if_their_samples_were_not_there():
+    head = shake(make("multi-task", *MIXED))
+    targets, x = mixed_targets(), drawn(6, 8)
+    head.prepare_targets(targets)
+    model = TransferModel(Straight(), head, MIXED)
+    kept = torch.tensor([0, 2, 3, 5])
+
+    def gradients(chosen: torch.Tensor, wanted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        head.zero_grad()
+        model.loss(head(chosen), wanted).backward()
+        return {name: p.grad.clone() for name, p in head.named_parameters()}
+
+    holes = {name: values.clone() for name, values in targets.items()}
+    for name, values in holes.items():
+        values[[1, 4]] = -1 if name == "label" else torch.nan
+    whole = gradients(x[kept], {name: values[kept] for name, values in targets.items()})
+    for name, gradient in gradients(x, holes).items():
+        torch.testing.assert_close(gradient, whole[name], atol=1e-6, rtol=1e-4)
+
+
 def test_a_batch_without_any_label_has_a_gradient_of_zero():
     head = make("multi-task", *MIXED)
     gone = {"label": torch.full((4,), -1), "tags": torch.full((4, 4), torch.nan), "value": torch.full((4,), torch.nan)}

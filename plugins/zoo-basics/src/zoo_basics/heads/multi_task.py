@@ -68,11 +68,13 @@ class MultiTaskHead(nn.Module):
         return losses
 
     def _weighed(self, each: Tensor, place: int) -> Tensor:
-        if not self.learned or bool(each.isnan().all()):
+        missing = each.isnan()
+        if not self.learned or bool(missing.all()):
             return each
         s = self.log_variance(place)
         half = 0.5 if self.columns[place].kind == "regression" else 1.0
-        return half * torch.exp(-s) * each + s / 2
+        weighed = half * torch.exp(-s) * each.masked_fill(missing, 0.0) + s / 2  # NaN would reach the gradient of s
+        return weighed.masked_fill(missing, torch.nan)
 
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``{column: probabilities [B, C]}``, or values [B]."""
