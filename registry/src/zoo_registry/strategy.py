@@ -210,8 +210,9 @@ class Strategy:
     def augment(self, transform: Callable[..., Any], stream: str, view: str) -> Callable[..., Any]:
         """Role augment: a sample transform ``(sample, generator) -> sample`` around ``transform``; runs in workers.
 
-        The sample is the input alone, or the pair ``(input, targets)`` where a target lies in the input's own space
-        (a segmentation map), so that both are moved together. The generator is keyed by the sample's draw.
+        The sample is the input alone (an image as uint8 [C, H, W]), or the pair ``(input, targets)`` where a target
+        lies in the input's own space (a segmentation map), so that both are moved together. The generator is keyed by
+        the sample's draw.
         """
         return transform
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_registry.conformance.model import COLUMNS, ReferenceModel, snapshot
-from zoo_registry.conformance.samples import COUNT, generator, images, view_transform
+from zoo_registry.conformance.samples import COUNT, generator, images, to_bytes, to_floats, view_transform
 from zoo_registry.specs import StrategySpec, Stream
 from zoo_registry.strategy import Batch, Losses, ParameterGroup, Strategy, compose, merge_streams, overrides
 
@@ -278,7 +278,7 @@ def _view(phase: Phase, stream: str, view: str, samples: Tensor) -> Tensor:
     for strategy in phase.strategies:
         transform = strategy.augment(transform, stream, view)
     draws = [generator(phase.run.seed, phase.run.step, stream, view, i) for i in range(len(samples))]
-    return torch.stack([transform(sample, draw) for sample, draw in zip(samples, draws, strict=True)])
+    return to_floats(torch.stack([transform(s, draw) for s, draw in zip(to_bytes(samples), draws, strict=True)]))
 
 
 def end(phase: Phase) -> None:

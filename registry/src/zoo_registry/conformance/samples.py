@@ -33,10 +33,22 @@ def images(stream: str) -> tuple[Tensor, Tensor]:
     return patterns[labels][:, None] * contrast + noise, labels
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Images as the application's transforms see them: uint8, 0 to 255 for -3 to 3."""
+    return ((images / 6 + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_floats(images: Tensor) -> Tensor:
+    """The opposite of :func:`to_bytes`, up to rounding."""
+    return (images.float() / 255 - 0.5) * 6
+
+
 def view_transform(view: str) -> Callable[..., Any]:
-    """The transform ``(sample, generator) -> sample`` of a view."""
+    """The transform ``(sample, generator) -> sample`` of a view, on uint8 [3, 16, 16]."""
 
     def transform(sample: Tensor, draw: torch.Generator) -> Tensor:
-        return sample + NOISE[view] * torch.randn(sample.shape, generator=draw) if NOISE[view] else sample
+        if not NOISE[view]:
+            return sample
+        return to_bytes(to_floats(sample) + NOISE[view] * torch.randn(sample.shape, generator=draw))
 
     return transform

@@ -11,6 +11,22 @@ _PER = ("batch", "sample")
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrivialAugmentOptions:
+    """Options of the strategy ``trivial-augment``."""
+
+    fill: int = option(0, help="grey value of what lies outside of the moved image", low=0, high=255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandAugmentOptions:
+    """Options of the strategy ``rand-augment``."""
+
+    ops: int = option(2, help="number of changes made to each image", low=1, high=10)
+    magnitude: int = option(9, help="their strength; 30 is the strongest", low=0, high=30)
+    fill: int = option(0, help="grey value of what lies outside of the moved image", low=0, high=255)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MixupOptions:
     """Options of the strategy ``mixup``."""
 

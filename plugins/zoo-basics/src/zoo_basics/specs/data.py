@@ -23,8 +23,36 @@ _CUI = Paper(
 _JIANG = Paper(
     title="Instance Weighting for Domain Adaptation in NLP", year=2007, link="https://aclanthology.org/P07-1034"
 )
+_TRIVIAL = Paper(
+    title="TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation",
+    year=2021,
+    link="https://arxiv.org/abs/2103.10158",
+)
+_RAND = Paper(
+    title="RandAugment: Practical automated data augmentation with a reduced search space",
+    year=2020,
+    link="https://arxiv.org/abs/1909.13719",
+)
 
 DATA: tuple[StrategySpec, ...] = (
+    StrategySpec(
+        name="trivial-augment",
+        summary="changes each training image once, by a drawn operation of drawn strength",
+        factory="zoo_basics.strategies.auto_augment:build_trivial",
+        options=options.TrivialAugmentOptions,
+        role="augment",
+        touches=frozenset({"input"}),
+        paper=_TRIVIAL,
+    ),
+    StrategySpec(
+        name="rand-augment",
+        summary="changes each training image by several drawn operations of one strength",
+        factory="zoo_basics.strategies.auto_augment:build_rand",
+        options=options.RandAugmentOptions,
+        role="augment",
+        touches=frozenset({"input"}),
+        paper=_RAND,
+    ),
     StrategySpec(
         name="class-balanced",
         summary="draws rare classes more often, by their number or effective number of samples",
