@@ -14,6 +14,8 @@ from zoo.preview.report import PHASE_RULE, BlockView, ColumnView, Memory, PhaseV
 
 SHOWN = 12
 """Classes of a column that are named."""
+LINES = 6
+"""Lines of what a strategy says of itself."""
 ROWS = 30
 """Rows of blocks; more are merged where they differ in rates alone."""
 
@@ -109,21 +111,27 @@ def percent(part: int, whole: int) -> str:
 
 def _print_phase(phase: PhaseView) -> None:
     """A phase: what it says, who learns, what it costs."""
-    say(f"phase {phase.phase + 1}: {phase.label}, {_length(phase)}", bold=True)
+    say(f"phase {phase.phase + 1}: {phase.label.removesuffix(':0s')}, {_length(phase)}", bold=True)
     totals = phase.parameters
     rows = [("learns", _learns(phase))] if phase.steps else []
     if phase.cached:
         rows.append(("features", "computed once and kept; the backbone is not run again"))
     rows.append(("images", f"train view: {phase.train_view}" if phase.steps else "evaluation view"))
     for strategy in phase.strategies:
-        rows += [(strategy.name.rpartition("/")[2] if not i else "", line) for i, line in enumerate(strategy.says)]
+        name, lines = strategy.name.rpartition("/")[2], shortened(strategy.says)
+        rows += [("" if i else name, line) for i, line in enumerate(lines)]
     if phase.estimate is not None:
         rows += _cost_rows(phase)
-    elif phase.not_measured:
-        rows.append(("cost", f"not measured: {phase.not_measured}"))
     facts(rows, indent=2, key_width=max([9, *(len(key) + 1 for key, _ in rows)]))
     if phase.blocks and phase.steps and totals:
         print_blocks(phase)
+
+
+def shortened(lines: Sequence[str]) -> list[str]:
+    """The first and last of many lines."""
+    if len(lines) <= LINES:
+        return list(lines)
+    return [*lines[: LINES - 2], f"... {len(lines) - LINES + 1} more", lines[-1]]
 
 
 def _length(phase: PhaseView) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -150,4 +151,16 @@ def device_name(device: torch.device) -> str:
     """``cpu (2 threads)``, ``cuda (NVIDIA ...)``."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    if device.type != "cpu":
+        return str(device)
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'s' if threads > 1 else ''})"
+
+
+def busy_notes(device: torch.device) -> list[str]:
+    """A line where others use the processors, so that times come out too long."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if device.type != "cpu" or load < 1.2 * cores:
+        return []
+    return [f"this machine is busy (load {load:.1f} on {cores} cores): with nothing beside it a run is faster"]

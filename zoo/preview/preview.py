@@ -15,7 +15,7 @@ from zoo.devices import resolve_device
 from zoo.finetuning import build_phases, check_head_methods
 from zoo.planning import Plan
 from zoo.preview.classes import data_json, imbalance_notes
-from zoo.preview.estimate import device_name, final_seconds
+from zoo.preview.estimate import busy_notes, device_name, final_seconds
 from zoo.preview.measure import PassCost, time_pass
 from zoo.preview.memory import free_bytes
 from zoo.preview.phases import PhasePreview
@@ -138,8 +138,9 @@ class _Looked:
         data = data_json(plan.data)
         seconds, peak = self._totals()
         free = free_bytes(self.device)
+        busy = busy_notes(self.device) if seconds is not None else []
         notes = [*_weights_notes(entry, here, offline), *imbalance_notes(data["columns"], self.registry, self.roles)]
-        notes += _memory_notes(peak, free, self.device) + _bad_notes(list(self.unreadable.values()))
+        notes += _memory_notes(peak, free, self.device) + _bad_notes(list(self.unreadable.values())) + busy
         return Preview(
             recipe=recipe_to_dict(recipe),
             backbone=_backbone_json(entry, self.made),
