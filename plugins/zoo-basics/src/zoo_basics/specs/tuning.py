@@ -40,7 +40,7 @@ TUNING = (
         summary="everything learns: fine-tuning, or training from scratch",
         factory="zoo_basics.strategies.full:build",
         touches=frozenset({"backbone"}),
-        defaults=Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10),
+        defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
         paper=_RCNN,
     ),
     StrategySpec(
@@ -57,7 +57,7 @@ TUNING = (
         options=options.PartialOptions,
         needs=frozenset({"blocks"}),
         touches=frozenset({"backbone"}),
-        defaults=Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10),
+        defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
         paper=_YOSINSKI,
     ),
     StrategySpec(
@@ -67,7 +67,7 @@ TUNING = (
         options=options.GradualOptions,
         needs=frozenset({"blocks"}),
         touches=frozenset({"backbone"}),
-        defaults=Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10),
+        defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
         paper=_ULMFIT,
     ),
     StrategySpec(
@@ -102,7 +102,7 @@ TUNING = (
         options=options.LlrdOptions,
         role="rates",
         needs=frozenset({"blocks"}),
-        defaults=Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10),
+        defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
         paper=_ULMFIT,
     ),
 )
