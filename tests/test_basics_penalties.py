@@ -275,6 +275,10 @@ def test_deltas_attention_is_what_the_loss_loses_without_a_filter():
         each = (now[block] - then[block]).square().mean((2, 3)).mean(0)
         wanted += (each.detach().numpy() * weights).sum()
     assert term == pytest.approx(wanted, rel=1e-4)
+    before = {name: weights.clone() for name, weights in strategy.weights.items()}
+    shaken(run)
+    strategy.penalty(run.model, {"train": labelled(5)}, run)
+    assert same_bits(strategy.weights, before)  # of the phase's first batch, whatever comes later
     other = part("delta", attention=True)[1]
     other.load_state_dict(strategy.state_dict())
     assert same_bits(other.weights, strategy.weights)

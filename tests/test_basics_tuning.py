@@ -221,9 +221,9 @@ def test_gradual_puts_statistics_to_rest_with_their_block(cnn):
 
 
 @pytest.mark.parametrize(("epochs", "options", "words"), [
-    (1, {}, "10 steps, less than two epochs of 10"),
-    (0.4, {}, "4 steps, less than two epochs of 10"),
-    (3, {"every": 3}, "3 epochs long, and every=3"),
+    (1, {}, "over after 10 of the 10 steps of its first epoch"),
+    (0.4, {}, "over after 4 of the 10 steps of its first epoch"),
+    (3, {"every": 3}, "3 epochs long, with every=3"),
 ])  # fmt: skip
 def test_gradual_refuses_a_phase_in_which_no_block_would_learn(cnn, epochs, options, words):
     with pytest.raises(UsageError, match=words) as caught:

@@ -23,7 +23,9 @@ def zoo_heads() -> tuple[HeadSpec, ...]:
 
 @hookimpl
 def zoo_strategies() -> tuple[StrategySpec, ...]:
-    """``full``, ``linear``, ``partial``, ``gradual``, ``bitfit``, ``norm``, ``fit``, ``llrd``, ``l2-sp``."""
+    """What learns: ``full``, ``linear``, ``partial``, ``gradual``, ``bitfit``, ``norm``, ``fit``, and at which rates:
+    ``llrd``; penalties ``l2-sp``, ``delta``, ``bss``, ``distill``, ``sam``; and those of :mod:`zoo_basics.specs`.
+    """
     return STRATEGIES
 
 

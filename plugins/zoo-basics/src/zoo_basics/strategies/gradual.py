@@ -38,9 +38,9 @@ class Gradual(Strategy):
         """
         epochs = phase_epochs(run)
         if self.learning(epochs - 1, epochs, 1) == 0:
-            length = f"{run.total_steps} steps, less than two epochs of {run.steps_per_epoch}"
+            length = f"over after {run.total_steps} of the {run.steps_per_epoch} steps of its first epoch"
             if self.every is not None and epochs > 1:
-                length = f"{epochs} epochs long, and every={self.every}"
+                length = f"{epochs} epochs long, with every={self.every}"
             raise UsageError(
                 f"strategy 'gradual': the phase is {length}, so no block would ever learn",
                 hint="make the phase longer (gradual:10), or take 'linear' or 'full'",
