@@ -48,3 +48,28 @@ class SamOptions:
 
     rho: float = option(0.05, help="radius of the neighbourhood; about ten times larger where adaptive", low=0.0)
     adaptive: bool = option(False, help="scale the neighbourhood by the size of each weight (ASAM)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalOptions:
+    """Options of the strategy ``focal``.
+
+    Raises:
+        ValueError: ``alpha`` is a text other than ``balanced``.
+    """
+
+    gamma: float = option(2.0, help="how much less counts what is already right; 0 is the plain loss", low=0.0, high=10)
+    alpha: float | str | None = option(
+        None, help="weight of labels that apply (multilabel), or balanced: classes by inverse size", low=0.0, high=1.0
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.alpha, str) and self.alpha != "balanced":
+            raise ValueError(f"alpha {self.alpha!r} is neither a number from 0 to 1 nor balanced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitAdjustmentOptions:
+    """Options of the strategy ``logit-adjustment``."""
+
+    tau: float = option(1.0, help="strength; 1 aims at the balanced error, 0 is the plain loss", low=0.0, high=10)

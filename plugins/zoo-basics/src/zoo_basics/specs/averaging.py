@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_registry import Paper, StrategySpec
+from zoo_registry import Defaults, Paper, StrategySpec
 
 from zoo_basics.options import averaging as options
 
@@ -19,6 +19,9 @@ _SWA = Paper(
 )
 _WISE_FT = Paper(title="Robust fine-tuning of zero-shot models", year=2022, link="https://arxiv.org/abs/2109.01903")
 
+_EVERYTHING = Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10)
+"""For a phase without a tuning strategy, in which everything learns: as ``full``."""
+
 AVERAGING: tuple[StrategySpec, ...] = (
     StrategySpec(
         name="ema",
@@ -26,6 +29,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         factory="zoo_basics.strategies.ema:build",
         options=options.EmaOptions,
         role="averaging",
+        defaults=_EVERYTHING,
         paper=_MEAN_TEACHER,
     ),
     StrategySpec(
@@ -34,6 +38,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         factory="zoo_basics.strategies.swa:build",
         options=options.SwaOptions,
         role="averaging",
+        defaults=_EVERYTHING,
         paper=_SWA,
     ),
     StrategySpec(
@@ -42,6 +47,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         factory="zoo_basics.strategies.wise_ft:build",
         options=options.WiseFtOptions,
         role="averaging",
+        defaults=_EVERYTHING,
         paper=_WISE_FT,
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_registry import Paper, StrategySpec
+from zoo_registry import Defaults, Paper, StrategySpec
 
 from zoo_basics.options import data as options
 
@@ -34,6 +34,9 @@ _RAND = Paper(
     link="https://arxiv.org/abs/1909.13719",
 )
 
+_EVERYTHING = Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10)
+"""For a phase without a tuning strategy, in which everything learns: as ``full``."""
+
 DATA: tuple[StrategySpec, ...] = (
     StrategySpec(
         name="trivial-augment",
@@ -42,6 +45,7 @@ DATA: tuple[StrategySpec, ...] = (
         options=options.TrivialAugmentOptions,
         role="augment",
         touches=frozenset({"input"}),
+        defaults=_EVERYTHING,
         paper=_TRIVIAL,
     ),
     StrategySpec(
@@ -51,6 +55,7 @@ DATA: tuple[StrategySpec, ...] = (
         options=options.RandAugmentOptions,
         role="augment",
         touches=frozenset({"input"}),
+        defaults=_EVERYTHING,
         paper=_RAND,
     ),
     StrategySpec(
@@ -59,6 +64,7 @@ DATA: tuple[StrategySpec, ...] = (
         factory="zoo_basics.strategies.class_balanced:build",
         options=options.ClassBalancedOptions,
         role="sampling",
+        defaults=_EVERYTHING,
         paper=_CUI,
     ),
     StrategySpec(
@@ -68,6 +74,7 @@ DATA: tuple[StrategySpec, ...] = (
         options=options.WeightedOptions,
         example={"classes": ("across=2",)},
         role="sampling",
+        defaults=_EVERYTHING,
         paper=_JIANG,
     ),
     StrategySpec(
@@ -77,6 +84,7 @@ DATA: tuple[StrategySpec, ...] = (
         options=options.MixupOptions,
         role="batch",
         touches=frozenset({"input", "loss"}),
+        defaults=_EVERYTHING,
         paper=_MIXUP,
     ),
     StrategySpec(
@@ -86,6 +94,7 @@ DATA: tuple[StrategySpec, ...] = (
         options=options.CutmixOptions,
         role="batch",
         touches=frozenset({"input", "loss"}),
+        defaults=_EVERYTHING,
         paper=_CUTMIX,
     ),
     StrategySpec(
@@ -95,6 +104,7 @@ DATA: tuple[StrategySpec, ...] = (
         options=options.LabelSmoothingOptions,
         role="batch",
         touches=frozenset({"loss"}),
+        defaults=_EVERYTHING,
         paper=_SZEGEDY,
     ),
 )

@@ -29,6 +29,8 @@ _SAM = Paper(
     year=2021,
     link="https://arxiv.org/abs/2010.01412",
 )
+_FOCAL = Paper(title="Focal Loss for Dense Object Detection", year=2017, link="https://arxiv.org/abs/1708.02002")
+_MENON = Paper(title="Long-tail learning via logit adjustment", year=2021, link="https://arxiv.org/abs/2007.07314")
 
 _EVERYTHING = Defaults(rate=3e-4, warmup=0.1, epochs=10)
 """For a phase without a tuning strategy, in which everything learns: as ``full``."""
@@ -85,5 +87,25 @@ LOSSES: tuple[StrategySpec, ...] = (
         touches=frozenset({"loss"}),
         defaults=_EVERYTHING,
         paper=_SAM,
+    ),
+    StrategySpec(
+        name="focal",
+        summary="focal loss: what is already right counts less, hard samples count more",
+        factory="zoo_basics.strategies.focal:build",
+        options=options.FocalOptions,
+        role="objective",
+        touches=frozenset({"loss"}),
+        defaults=_EVERYTHING,
+        paper=_FOCAL,
+    ),
+    StrategySpec(
+        name="logit-adjustment",
+        summary="adds the log of each class's share to its logit while training: rare classes are not outvoted",
+        factory="zoo_basics.strategies.logit_adjustment:build",
+        options=options.LogitAdjustmentOptions,
+        role="objective",
+        touches=frozenset({"loss"}),
+        defaults=_EVERYTHING,
+        paper=_MENON,
     ),
 )
