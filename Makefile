@@ -18,9 +18,11 @@ lint:  ## style, types, floors
 
 docs:  ## generated pages
 	$(PYTHON) docs/generate_cli.py
+	$(PYTHON) docs/generate_strategies.py
 
 check-docs:  ## fails where a generated page is out of date
 	$(PYTHON) docs/generate_cli.py --check
+	$(PYTHON) docs/generate_strategies.py --check
 
 catalogue:  ## fails where the timm catalogue has drifted from the installed timm
 	$(PYTHON) plugins/zoo-timm/generate_catalogue.py --check

@@ -8,10 +8,12 @@ python docs/generate_strategies.py [--check]
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ from zoo.cli.listing import expression
 FOLDER = Path(__file__).parent
 PAGES = {"strategies.md": ("strategy", "recipe"), "heads.md": ("head",)}
 """Page -> the kinds of which it has a block for every spec."""
+RESULTS = FOLDER.parent / "benchmarks" / "results" / "strategies.json"
+COMMAND = "python benchmarks/strategies/run.py"
+MEASURED = (
+    ("digits-1", "accuracy", "one label a class"),
+    ("digits-10", "accuracy", "ten labels"),
+    ("digits-10", "shifted", "tested shifted"),
+    ("glyphs", "accuracy", "glyphs"),
+    ("imbalanced", "worst", "worst class under imbalance"),
+)
+"""Task, metric and their words, of the lines in the sections."""
 BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+) (?P<name>\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -40,18 +52,18 @@ def page(name: str, registry: Registry) -> str:
     text = (FOLDER / name).read_text(encoding="utf-8")
 
     def fill(block: re.Match[str]) -> str:
-        return "\n".join([block.group().splitlines()[0], *_content(block["kind"], block["name"], registry), "<!-- end -->"])
+        return "\n".join(
+            [block.group().splitlines()[0], *_content(block["kind"], block["name"], registry), "<!-- end -->"]
+        )
 
     return BLOCK.sub(fill, text)
 
 
 def _content(kind: str, name: str, registry: Registry) -> list[str]:
     if kind == "table":
-        return {"strategies": _strategies, "recipes": _recipes, "heads": _heads}[name](registry)
+        return ["", *{"strategies": _strategies, "recipes": _recipes, "heads": _heads}[name](registry), ""]
     if kind == "measured":
-        from measured import table_lines  # beside this file
-
-        return table_lines(name)
+        return ["", *_measured(name), ""]
     entry: Any = registry.find(kind, name)
     return ["", *{"strategy": _strategy, "recipe": _recipe, "head": _head}[kind](entry), ""]
 
@@ -80,7 +92,7 @@ def _strategy(entry: Entry[StrategySpec]) -> list[str]:
     facts += [f"reads the stream {stream.name}" for stream in spec.streams]
     facts += [] if spec.gradient else ["takes no steps"]
     facts += [] if spec.merges else ["its result stays a delta"]
-    return [*_about(spec, facts), *_defaults(spec), *_options(spec)]
+    return [*_about(spec, facts), *_defaults(spec), *_options(spec), *_measured_lines(spec.name)]
 
 
 def _recipe(entry: Entry[RecipeSpec]) -> list[str]:
@@ -93,7 +105,8 @@ def _recipe(entry: Entry[RecipeSpec]) -> list[str]:
         said = [f"{k} {_plain(v)}" for k, v in values.items() if v is not None]
         said += [f"{_short(n)}.{k} {_plain(v)}" for n, given in phase.options.items() for k, v in given.items()]
         rows += [[str(number), "+".join(map(_short, phase.strategies)), ", ".join(said) or "the strategies' own"]]
-    return [*_about(spec, facts), "", *_table(["phase", "strategies", "values"], rows)]
+    phases = _table(["phase", "strategies", "values"], rows)
+    return [*_about(spec, facts), "", *phases, *_measured_lines(spec.name)]
 
 
 def _head(entry: Entry[HeadSpec]) -> list[str]:
@@ -101,7 +114,7 @@ def _head(entry: Entry[HeadSpec]) -> list[str]:
     facts = [f"`{entry.name}`", f"tasks {', '.join(spec.tasks)}", f"features {', '.join(spec.features)}"]
     facts += [f"needs `{need}`" for need in sorted(spec.needs)]
     facts += [] if spec.gradient else ["no gradient trains it"]
-    return [*_about(spec, facts), *_options(spec)]
+    return [*_about(spec, facts), *_options(spec), *_measured_lines(spec.name)]
 
 
 def _about(spec: StrategySpec | RecipeSpec | HeadSpec, facts: Sequence[str]) -> list[str]:
@@ -128,6 +141,56 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value) or "empty"
+
+
+def _measured(name: str) -> list[str]:
+    """The claims, or the table of one starter; a line where nobody has measured."""
+    found = _results()
+    if found is None:
+        return [f"Not measured yet: `{COMMAND}` does it."]
+    if name == "claims":
+        rows = [[claim["claim"], claim["verdict"], claim["bar"]] for claim in found["claims"]]
+        return _table(["what should show", "whether it does", "the bar"], rows)
+    columns = [(t, "accuracy") for t in found["draws"] if t != "imbalanced"]
+    columns += [("digits-10", "shifted"), ("imbalanced", "accuracy"), ("imbalanced", "worst")]
+    ways = dict.fromkeys(way for task in found["draws"].values() for way in task.get(name, {}))
+    cells = [[_mean(found, task, name, way, metric) for task, metric in columns] for way in ways]
+    heads = [task if metric == "accuracy" else f"{task}, {metric}" for task, metric in columns]
+    rows = [[f"`{way}`", *row, _share(found, name, way)] for way, row in zip(ways, cells, strict=True)]
+    return _table(["", *heads, "parameters that learn"], rows)
+
+
+def _results() -> dict[str, Any] | None:
+    """The benchmark's ``{claims: [...], draws: {task: {starter: {row: {metric: [value a draw]}}}}}``."""
+    found: dict[str, Any] | None = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None
+    return found
+
+
+def _mean(found: Mapping[str, Any], task: str, starter: str, way: str, metric: str) -> str:
+    values = found["draws"].get(task, {}).get(starter, {}).get(way, {}).get(metric)
+    return f"{statistics.mean(values):.3f}" if values else ""
+
+
+def _share(found: Mapping[str, Any], starter: str, way: str) -> str:
+    """The parameters that learn as a share of those of ``full``, on the first task that has both."""
+    for rows in found["draws"].values():
+        row = rows.get(starter, {})
+        if way in row and "full" in row:
+            return f"{row[way]['trainable'] / row['full']['trainable']:.2%}"
+    return ""
+
+
+def _measured_lines(name: str) -> list[str]:
+    """What the benchmark says of the row ``name``, for the section of the strategy or head of that name."""
+    found = _results()
+    lines = []
+    for starter in next(iter(found["draws"].values()), {}) if found else ():
+        said = []
+        for task, metric, words in MEASURED:
+            mine, full = (_mean(found or {}, task, starter, way, metric) for way in (name, "full"))
+            said += [f"{words} {mine}" + (f" (`full` {full})" if name != "full" else "")] if mine and full else []
+        lines += [f"- Measured on `starter/{starter}`: {', '.join(said)}."] if said else []
+    return ["", *lines] if lines else []
 
 
 def _short(name: str) -> str:

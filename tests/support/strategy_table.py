@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "basics/distill": {"teacher": "{teacher}"},
     "basics/weighted": {"classes": "blue=3"},
 }
-"""Strategy -> option -> value, where the spec's example names what does not exist here (a class, a teacher's bundle)."""
+"""Strategy -> option -> value, where the spec's example names what is not here (a class, a teacher's bundle)."""
 
 EXCLUDED: dict[str, str] = {}
 """Strategy -> why it cannot be tried here."""
