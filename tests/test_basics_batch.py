@@ -74,7 +74,9 @@ def make_model(kind: str) -> TransferModel:
     """A model of one column, in float64."""
     entry = REGISTRY.head(f"basics/{HEADS[kind]}")
     torch.manual_seed(0)
-    head = entry.factory()(entry.spec, entry.spec.options(), width=5, targets=(COLUMNS[kind],))
+    head = entry.factory()(
+        entry.spec, parse_options(entry.spec.options, {}, where="x"), width=5, targets=(COLUMNS[kind],)
+    )
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 6, 5))
     return TransferModel(backbone, head, (COLUMNS[kind],)).double()
 

@@ -81,7 +81,9 @@ def test_outputs_losses_and_scores_have_the_documented_shapes(name):
 @pytest.mark.parametrize("name", GRADIENT)
 def test_every_parameter_and_the_features_get_a_gradient_from_the_first_step(name):
     entry = REGISTRY.head(name)
-    head = entry.factory()(entry.spec, entry.spec.options(), width=6, targets=(column(kind_of(name)),))
+    head = entry.factory()(
+        entry.spec, parse_options(entry.spec.options, {}, where="x"), width=6, targets=(column(kind_of(name)),)
+    )
     inputs = features().requires_grad_()
     sum(v.sum() for v in head.loss(head(inputs), {"label": targets_for(kind_of(name), 12)}).values()).backward()
     assert inputs.grad.abs().sum() > 0
@@ -225,7 +227,12 @@ def test_columns_have_labels_missing_independently():
 def test_fresh_linear_head_is_close_to_uniform():
     entry = REGISTRY.head("linear")
     torch.manual_seed(0)
-    head = entry.factory()(entry.spec, entry.spec.options(), width=512, targets=(column("classification", size=10),))
+    head = entry.factory()(
+        entry.spec,
+        parse_options(entry.spec.options, {}, where="x"),
+        width=512,
+        targets=(column("classification", size=10),),
+    )
     scores = head.decode(head(torch.randn(64, 512)))["label"]
     assert 0.04 < scores.min()
     assert scores.max() < 0.2
@@ -394,7 +401,9 @@ def test_regression_does_not_depend_on_the_unit(unit, shift, seed):
 
 def test_regression_predicts_the_mean_before_training():
     entry = REGISTRY.head("regression")
-    head = entry.factory()(entry.spec, entry.spec.options(), width=6, targets=(column("regression"),))
+    head = entry.factory()(
+        entry.spec, parse_options(entry.spec.options, {}, where="x"), width=6, targets=(column("regression"),)
+    )
     head.prepare_targets({"label": torch.tensor([1000.0, 3000.0, torch.nan])})
     assert (head(features())["label"] - 2000).abs().max() < 150
     assert head.std.item() == pytest.approx(1000)

@@ -39,7 +39,9 @@ class FakeModel(nn.Module):
         torch.manual_seed(0)
         self.backbone = FakeBackbone()
         entry = REGISTRY.head(f"basics/{head}")
-        self.head = entry.factory()(entry.spec, entry.spec.options(), width=4, targets=COLUMNS)
+        self.head = entry.factory()(
+            entry.spec, parse_options(entry.spec.options, {}, where="x"), width=4, targets=COLUMNS
+        )
         self.frozen: set[str] = set()
 
     def blocks(self):
@@ -180,7 +182,8 @@ def test_specs_are_listed_without_torch():
         "import sys, zoo_basics\n"
         "assert {'full', 'linear', 'partial', 'fit'} <= {s.name for s in zoo_basics.zoo_strategies()}\n"
         "assert len(zoo_basics.zoo_heads()) >= 6 and zoo_basics.zoo_plugin().summary\n"
-        "assert all(s.options() is not None for s in (*zoo_basics.zoo_heads(), *zoo_basics.zoo_strategies()))\n"
+        "from zoo_registry.options import load_schema\n"
+        "assert all(load_schema(s.options)() for s in (*zoo_basics.zoo_heads(), *zoo_basics.zoo_strategies()))\n"
         "heavy = {'torch', 'numpy', 'torchvision'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zoo_registry import NoOptions, PluginError, UsageError, option
+from zoo_registry import HeadSpec, NoOptions, PluginError, UsageError, option
 from zoo_registry.options import check_options, describe_options, options_to_dict, parse_options
 
 if TYPE_CHECKING:
@@ -220,3 +220,14 @@ def test_a_required_option_must_be_given_and_says_so():
     assert parse_options(Wanting, {"teacher": "me"}, where="x") == Wanting(teacher="me")
     assert [o.allowed for o in describe_options(Wanting)] == ["must be given", ""]
     assert Wanting().teacher == ""
+
+
+def test_a_schema_may_be_a_reference_that_is_imported_when_it_is_looked_at():
+    spec = HeadSpec(name="late", summary="late options", factory="x:y", options="zoo_registry.options:NoSuch")
+    with pytest.raises(PluginError, match="NoSuch"):
+        parse_options(spec.options, {}, where="head")
+    assert parse_options("zoo_registry.options:NoOptions", {}, where="head") == NoOptions()
+    with pytest.raises(PluginError, match="is no class"):
+        describe_options("zoo_registry.options:option")
+    with pytest.raises(ValueError, match="not a dataclass"):
+        HeadSpec(name="late", summary="a head with wrong options", factory="x:y", options="no reference")

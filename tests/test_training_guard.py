@@ -7,6 +7,7 @@ import torch
 from tiny_runs import make_run, phase, same_bits, train_here
 from torch import nn
 from zoo_registry import ParameterGroup, Registry, Strategy, ZooError
+from zoo_registry.options import parse_options
 
 from zoo.recipe.recipe import Component, PhaseRecipe
 from zoo.training.checkpoint import clone_state
@@ -27,7 +28,7 @@ class Freeze(Strategy):
 def installed(name: str, **options) -> Phase:
     """A phase of a strategy of zoo-basics."""
     entry = Registry().strategy(f"basics/{name}")
-    strategy = entry.factory()(entry.spec, entry.spec.options(**options))
+    strategy = entry.factory()(entry.spec, parse_options(entry.spec.options, options, where="x"))
     recipe = PhaseRecipe(
         strategies=(Component(name=entry.name),), epochs=2, rate=0.05, decay=0.1, warmup=0.0, augment="light"
     )

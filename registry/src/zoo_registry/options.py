@@ -20,6 +20,9 @@ from typing import Any
 
 from zoo_registry.errors import PluginError, UsageError, did_you_mean
 
+Schema = type | str
+"""An options class, or a reference to one (``"package.module:Class"``), imported when the options are looked at."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
@@ -70,12 +73,29 @@ def option(
     return field(default=default, metadata={"help": help, **allowed})
 
 
-def describe_options(schema: type) -> list[OptionInfo]:
+def load_schema(schema: Schema) -> type:
+    """The options class that ``schema`` is, or refers to.
+
+    Raises:
+        PluginError: the reference leads to nothing, or to what is no class.
+    """
+    if isinstance(schema, type):
+        return schema
+    from zoo_registry.references import load_reference
+
+    found = load_reference(schema, owner="options")
+    if not isinstance(found, type):
+        raise PluginError(f"options {schema!r} is no class")
+    return found
+
+
+def describe_options(schema: Schema) -> list[OptionInfo]:
     """The options of ``schema`` in order.
 
     Raises:
         PluginError: the schema is not a dataclass whose types can be read.
     """
+    schema = load_schema(schema)
     hints = _hints(schema)
     return [
         OptionInfo(
@@ -92,7 +112,7 @@ def describe_options(schema: type) -> list[OptionInfo]:
     ]
 
 
-def parse_options(schema: type, values: Mapping[str, Any], *, where: str) -> Any:
+def parse_options(schema: Schema, values: Mapping[str, Any], *, where: str) -> Any:
     """Build ``schema`` from ``values`` (strings from a command line, or typed values from TOML and JSON).
 
     Raises:
@@ -104,8 +124,9 @@ def parse_options(schema: type, values: Mapping[str, Any], *, where: str) -> Any
     return built
 
 
-def check_options(schema: type, values: Mapping[str, Any], *, where: str) -> tuple[Any, list[str]]:
+def check_options(schema: Schema, values: Mapping[str, Any], *, where: str) -> tuple[Any, list[str]]:
     """Like :func:`parse_options`, but returns ``(options or None, problems)`` so that callers can gather problems."""
+    schema = load_schema(schema)
     infos = {o.name: o for o in describe_options(schema)}
     hints = _hints(schema)
     problems: list[str] = []

@@ -152,21 +152,23 @@ class Spec(NamedSpec):
 
     Attributes:
         factory: ``"package.module:callable"``, imported on first build.
-        options: a frozen dataclass, every field defaulted, help in the field metadata.
+        options: a frozen dataclass, every field defaulted, help in the field metadata; or a reference to it
+            (``"package.module:Class"``), which keeps listing from building it.
         extra: data of the plugin's own, handed back to its factory with the spec; the app never reads it.
         example: option values to try the spec with, where the defaults alone do not do (a teacher's name).
         known_failures: check of the conformance kit -> why it cannot pass.
     """
 
     factory: str
-    options: type = NoOptions
+    options: type | str = NoOptions
     extra: Mapping[str, Any] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
     known_failures: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not hasattr(self.options, "__dataclass_fields__"):
+        lazy = isinstance(self.options, str) and _FACTORY.match(self.options)
+        if not lazy and not hasattr(self.options, "__dataclass_fields__"):
             raise ValueError(f"{self.name}: options {self.options!r} is not a dataclass")
         if not _FACTORY.match(self.factory):
             raise ValueError(f"{self.name}: factory {self.factory!r} is not 'package.module:callable'")

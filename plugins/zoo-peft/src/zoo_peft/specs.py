@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from zoo_registry import Defaults, Paper, StrategySpec
 
-from zoo_peft import options
-
 _NEEDS = frozenset({"linear_layers"})
 _TOUCHES = frozenset({"backbone"})
 
@@ -14,7 +12,7 @@ STRATEGIES: tuple[StrategySpec, ...] = (
         name="lora",
         summary="low-rank updates of the linear layers and the head learn, then merge into the weights",
         factory="zoo_peft.strategies.lora:build",
-        options=options.LoraOptions,
+        options="zoo_peft.options:LoraOptions",
         needs=_NEEDS,
         touches=_TOUCHES,
         defaults=Defaults(rate=2e-3, decay=1e-4, warmup=0.1, epochs=10),
@@ -28,7 +26,7 @@ STRATEGIES: tuple[StrategySpec, ...] = (
         name="dora",
         summary="LoRA for the directions of the linear layers' weights, and a magnitude per output",
         factory="zoo_peft.strategies.dora:build",
-        options=options.LoraOptions,
+        options="zoo_peft.options:LoraOptions",
         needs=_NEEDS,
         touches=_TOUCHES,
         defaults=Defaults(rate=2e-3, decay=1e-4, warmup=0.1, epochs=10),
@@ -40,7 +38,7 @@ STRATEGIES: tuple[StrategySpec, ...] = (
         name="ia3",
         summary="one factor per key, value and hidden activation, and the head, learn: the fewest parameters",
         factory="zoo_peft.strategies.ia3:build",
-        options=options.Ia3Options,
+        options="zoo_peft.options:Ia3Options",
         needs=_NEEDS,
         touches=_TOUCHES,
         defaults=Defaults(rate=1e-2, decay=0.0, warmup=0.1, epochs=10),
@@ -54,7 +52,7 @@ STRATEGIES: tuple[StrategySpec, ...] = (
         name="adalora",
         summary="LoRA whose rank goes to the layers that matter most, within a budget that shrinks",
         factory="zoo_peft.strategies.adalora:build",
-        options=options.AdaloraOptions,
+        options="zoo_peft.options:AdaloraOptions",
         needs=_NEEDS,
         touches=_TOUCHES,
         defaults=Defaults(rate=5e-3, decay=1e-4, warmup=0.1, epochs=10),

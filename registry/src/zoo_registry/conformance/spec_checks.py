@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zoo_registry.inputs import ImageInput
-from zoo_registry.options import OptionInfo, describe_options, options_to_dict, parse_options
+from zoo_registry.options import OptionInfo, describe_options, load_schema, options_to_dict, parse_options
 from zoo_registry.registry import Entry
 from zoo_registry.specs import CAPABILITIES, FEATURE_KINDS, BackboneSpec, HeadSpec, NamedSpec, Spec, StrategySpec
 
@@ -75,10 +75,10 @@ def spec_is_complete(entry: Entry[NamedSpec]) -> None:
     require(10 <= len(spec.summary) <= 120, f"the summary has {len(spec.summary)} characters, not 10 to 120")
     if not isinstance(spec, Spec):
         return
-    require(getattr(spec.options, "__dataclass_params__").frozen, "the options dataclass is not frozen")  # noqa: B009
+    require(getattr(load_schema(spec.options), "__dataclass_params__").frozen, "the options dataclass is not frozen")  # noqa: B009
     for option in describe_options(spec.options):
         _option_is_complete(option)
-    built = spec.options()
+    built = load_schema(spec.options)()
     again = parse_options(spec.options, options_to_dict(built), where="options")
     require(again == built, f"default options do not survive parsing: {built} became {again}")
     parse_options(spec.options, spec.example, where="example")
@@ -114,7 +114,9 @@ def factory_can_be_imported(entry: Entry[Spec]) -> None:
     """The reference leads to a callable that takes what the contract passes."""
     factory: Any = entry.factory()
     try:
-        inspect.signature(factory).bind(entry.spec, entry.spec.options(), **dict.fromkeys(KEYWORDS[entry.kind]))
+        inspect.signature(factory).bind(
+            entry.spec, load_schema(entry.spec.options)(), **dict.fromkeys(KEYWORDS[entry.kind])
+        )
     except TypeError as error:
         wanted = ", ".join(("spec", "options", *(f"{name}=" for name in KEYWORDS[entry.kind])))
         raise AssertionError(f"{entry.spec.factory} does not take ({wanted}): {error}") from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from zoo_registry import Defaults, Paper, StrategySpec
 
-from zoo_basics.options import averaging as options
-
 _MEAN_TEACHER = Paper(
     title="Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised "
     "deep learning results",
@@ -27,7 +25,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         name="ema",
         summary="validates and ends with an exponential moving average of the weights",
         factory="zoo_basics.strategies.ema:build",
-        options=options.EmaOptions,
+        options="zoo_basics.options.averaging:EmaOptions",
         role="averaging",
         defaults=_EVERYTHING,
         paper=_MEAN_TEACHER,
@@ -36,7 +34,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         name="swa",
         summary="ends with the plain average of the weights along the last part of the phase",
         factory="zoo_basics.strategies.swa:build",
-        options=options.SwaOptions,
+        options="zoo_basics.options.averaging:SwaOptions",
         role="averaging",
         defaults=_EVERYTHING,
         paper=_SWA,
@@ -45,7 +43,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         name="wise-ft",
         summary="ends between the weights at the phase's start and those it came to; robust under shift",
         factory="zoo_basics.strategies.wise_ft:build",
-        options=options.WiseFtOptions,
+        options="zoo_basics.options.averaging:WiseFtOptions",
         role="averaging",
         defaults=_EVERYTHING,
         paper=_WISE_FT,

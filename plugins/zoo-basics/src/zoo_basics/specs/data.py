@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from zoo_registry import Defaults, Paper, StrategySpec
 
-from zoo_basics.options import data as options
-
 _MIXUP = Paper(title="mixup: Beyond Empirical Risk Minimization", year=2018, link="https://arxiv.org/abs/1710.09412")
 _CUTMIX = Paper(
     title="CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
@@ -42,7 +40,7 @@ DATA: tuple[StrategySpec, ...] = (
         name="trivial-augment",
         summary="changes each training image once, by a drawn operation of drawn strength",
         factory="zoo_basics.strategies.auto_augment:build_trivial",
-        options=options.TrivialAugmentOptions,
+        options="zoo_basics.options.data:TrivialAugmentOptions",
         role="augment",
         touches=frozenset({"input"}),
         defaults=_EVERYTHING,
@@ -52,7 +50,7 @@ DATA: tuple[StrategySpec, ...] = (
         name="rand-augment",
         summary="changes each training image by several drawn operations of one strength",
         factory="zoo_basics.strategies.auto_augment:build_rand",
-        options=options.RandAugmentOptions,
+        options="zoo_basics.options.data:RandAugmentOptions",
         role="augment",
         touches=frozenset({"input"}),
         defaults=_EVERYTHING,
@@ -62,7 +60,7 @@ DATA: tuple[StrategySpec, ...] = (
         name="class-balanced",
         summary="draws rare classes more often, by their number or effective number of samples",
         factory="zoo_basics.strategies.class_balanced:build",
-        options=options.ClassBalancedOptions,
+        options="zoo_basics.options.data:ClassBalancedOptions",
         role="sampling",
         defaults=_EVERYTHING,
         paper=_CUI,
@@ -71,7 +69,7 @@ DATA: tuple[StrategySpec, ...] = (
         name="weighted",
         summary="draws samples by weights that the user gives to classes or, in a table, to samples",
         factory="zoo_basics.strategies.weighted:build",
-        options=options.WeightedOptions,
+        options="zoo_basics.options.data:WeightedOptions",
         example={"classes": ("across=2",)},
         role="sampling",
         defaults=_EVERYTHING,
@@ -81,7 +79,7 @@ DATA: tuple[StrategySpec, ...] = (
         name="mixup",
         summary="blends inputs and labels of two samples at a time",
         factory="zoo_basics.strategies.mixup:build",
-        options=options.MixupOptions,
+        options="zoo_basics.options.data:MixupOptions",
         role="batch",
         touches=frozenset({"input", "loss"}),
         defaults=_EVERYTHING,
@@ -91,7 +89,7 @@ DATA: tuple[StrategySpec, ...] = (
         name="cutmix",
         summary="fills a box of each image from another one and shares the label by area",
         factory="zoo_basics.strategies.cutmix:build",
-        options=options.CutmixOptions,
+        options="zoo_basics.options.data:CutmixOptions",
         role="batch",
         touches=frozenset({"input", "loss"}),
         defaults=_EVERYTHING,
@@ -101,7 +99,7 @@ DATA: tuple[StrategySpec, ...] = (
         name="label-smoothing",
         summary="spreads a share of every label over all classes",
         factory="zoo_basics.strategies.label_smoothing:build",
-        options=options.LabelSmoothingOptions,
+        options="zoo_basics.options.data:LabelSmoothingOptions",
         role="batch",
         touches=frozenset({"loss"}),
         defaults=_EVERYTHING,

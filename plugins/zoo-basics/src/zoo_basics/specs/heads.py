@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from zoo_registry import HeadSpec, Paper
 
-from zoo_basics.options import heads as options
-
 _KORNBLITH = Paper(
     title="Do Better ImageNet Models Transfer Better?", year=2019, link="https://arxiv.org/abs/1805.08974"
 )
@@ -45,27 +43,27 @@ HEADS = (
         name="linear",
         summary="one linear layer with softmax; folds into a plain classifier",
         factory="zoo_basics.heads.linear:build",
-        options=options.LinearOptions,
+        options="zoo_basics.options.heads:LinearOptions",
         paper=_KORNBLITH,
     ),
     HeadSpec(
         name="mlp",
         summary="hidden layers shared by all columns, then one linear layer with softmax",
         factory="zoo_basics.heads.mlp:build",
-        options=options.MlpOptions,
+        options="zoo_basics.options.heads:MlpOptions",
     ),
     HeadSpec(
         name="cosine",
         summary="softmax over scaled cosines between features and class vectors; steady with few labels",
         factory="zoo_basics.heads.cosine:build",
-        options=options.CosineOptions,
+        options="zoo_basics.options.heads:CosineOptions",
         paper=_GIDARIS,
     ),
     HeadSpec(
         name="prototype",
         summary="nearest class mean, computed without gradients (strategy fit); folds into a plain classifier",
         factory="zoo_basics.heads.prototype:build",
-        options=options.PrototypeOptions,
+        options="zoo_basics.options.heads:PrototypeOptions",
         gradient=False,
         paper=_SNELL,
     ),
@@ -73,7 +71,7 @@ HEADS = (
         name="ridge",
         summary="ridge regression in closed form, penalty chosen by leave-one-out (strategy fit); folds",
         factory="zoo_basics.heads.ridge:build",
-        options=options.RidgeOptions,
+        options="zoo_basics.options.heads:RidgeOptions",
         tasks=("classification", "regression"),
         gradient=False,
         paper=_BERTINETTO,
@@ -82,7 +80,7 @@ HEADS = (
         name="knn",
         summary="nearest training samples (strategy fit); abstains from what lies far from all of them",
         factory="zoo_basics.heads.knn:build",
-        options=options.KnnOptions,
+        options="zoo_basics.options.heads:KnnOptions",
         gradient=False,
         paper=_SUN,
     ),
@@ -90,7 +88,7 @@ HEADS = (
         name="attention",
         summary="learned queries attend to the tokens or places of a map, then one linear layer with softmax",
         factory="zoo_basics.heads.attention:build",
-        options=options.AttentionOptions,
+        options="zoo_basics.options.heads:AttentionOptions",
         features=("tokens", "map"),
         paper=_LEE,
     ),
@@ -98,7 +96,7 @@ HEADS = (
         name="multilabel",
         summary="one linear layer with a sigmoid per class: any number of labels a sample",
         factory="zoo_basics.heads.multilabel:build",
-        options=options.MultilabelOptions,
+        options="zoo_basics.options.heads:MultilabelOptions",
         tasks=("multilabel",),
         paper=_RIDNIK,
     ),
@@ -106,7 +104,7 @@ HEADS = (
         name="ordinal",
         summary="classes with an order (grades, ages): probabilities from questions 'above rank k?'",
         factory="zoo_basics.heads.ordinal:build",
-        options=options.OrdinalOptions,
+        options="zoo_basics.options.heads:OrdinalOptions",
         example={"order": ("first", "second", "third")},
         paper=_SHI,
     ),
@@ -114,14 +112,14 @@ HEADS = (
         name="regression",
         summary="one linear layer onto standardised values",
         factory="zoo_basics.heads.regression:build",
-        options=options.RegressionOptions,
+        options="zoo_basics.options.heads:RegressionOptions",
         tasks=("regression",),
     ),
     HeadSpec(
         name="multi-task",
         summary="columns of different kinds at once, each weighed by its learned uncertainty",
         factory="zoo_basics.heads.multi_task:build",
-        options=options.MultiTaskOptions,
+        options="zoo_basics.options.heads:MultiTaskOptions",
         tasks=("classification", "multilabel", "regression"),
         paper=_KENDALL,
     ),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from zoo_registry import Defaults, Paper, StrategySpec
 
-from zoo_basics.options import losses as options
-
 _L2_SP = Paper(
     title="Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
     year=2018,
@@ -40,7 +38,7 @@ LOSSES: tuple[StrategySpec, ...] = (
         name="l2-sp",
         summary="pulls the backbone to its pretrained weights and the head to zero, in place of weight decay",
         factory="zoo_basics.strategies.l2_sp:build",
-        options=options.L2SpOptions,
+        options="zoo_basics.options.losses:L2SpOptions",
         role="penalty",
         touches=frozenset({"loss"}),
         defaults=Defaults(rate=3e-4, decay=0.0, warmup=0.1, epochs=10),
@@ -50,7 +48,7 @@ LOSSES: tuple[StrategySpec, ...] = (
         name="delta",
         summary="keeps the feature maps near those of the pretrained network on the same input",
         factory="zoo_basics.strategies.delta:build",
-        options=options.DeltaOptions,
+        options="zoo_basics.options.losses:DeltaOptions",
         role="penalty",
         needs=frozenset({"blocks"}),
         touches=frozenset({"input", "loss"}),
@@ -61,7 +59,7 @@ LOSSES: tuple[StrategySpec, ...] = (
         name="bss",
         summary="shrinks the smallest singular values of a batch's features: what transfers badly does no harm",
         factory="zoo_basics.strategies.bss:build",
-        options=options.BssOptions,
+        options="zoo_basics.options.losses:BssOptions",
         role="penalty",
         touches=frozenset({"features", "loss"}),
         defaults=_EVERYTHING,
@@ -71,7 +69,7 @@ LOSSES: tuple[StrategySpec, ...] = (
         name="distill",
         summary="follows a teacher, another model of the zoo, beside the labels (knowledge distillation)",
         factory="zoo_basics.strategies.distill:build",
-        options=options.DistillOptions,
+        options="zoo_basics.options.losses:DistillOptions",
         role="penalty",
         touches=frozenset({"input", "loss"}),
         defaults=_EVERYTHING,
@@ -82,7 +80,7 @@ LOSSES: tuple[StrategySpec, ...] = (
         name="sam",
         summary="sharpness-aware minimisation: looks for flat minima, at two passes a step",
         factory="zoo_basics.strategies.sam:build",
-        options=options.SamOptions,
+        options="zoo_basics.options.losses:SamOptions",
         role="penalty",
         touches=frozenset({"loss"}),
         defaults=_EVERYTHING,
@@ -92,7 +90,7 @@ LOSSES: tuple[StrategySpec, ...] = (
         name="focal",
         summary="focal loss: what is already right counts less, hard samples count more",
         factory="zoo_basics.strategies.focal:build",
-        options=options.FocalOptions,
+        options="zoo_basics.options.losses:FocalOptions",
         role="objective",
         touches=frozenset({"loss"}),
         defaults=_EVERYTHING,
@@ -102,7 +100,7 @@ LOSSES: tuple[StrategySpec, ...] = (
         name="logit-adjustment",
         summary="adds the log of each class's share to its logit while training: rare classes are not outvoted",
         factory="zoo_basics.strategies.logit_adjustment:build",
-        options=options.LogitAdjustmentOptions,
+        options="zoo_basics.options.losses:LogitAdjustmentOptions",
         role="objective",
         touches=frozenset({"loss"}),
         defaults=_EVERYTHING,

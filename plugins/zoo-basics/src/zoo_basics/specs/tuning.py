@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from zoo_registry import Defaults, Paper, StrategySpec
 
-from zoo_basics.options import tuning as options
-
 _YOSINSKI = Paper(
     title="How transferable are features in deep neural networks?", year=2014, link="https://arxiv.org/abs/1411.1792"
 )
@@ -54,7 +52,7 @@ TUNING = (
         name="partial",
         summary="the last blocks of the backbone and the head learn, the rest is frozen",
         factory="zoo_basics.strategies.partial:build",
-        options=options.PartialOptions,
+        options="zoo_basics.options.tuning:PartialOptions",
         needs=frozenset({"blocks"}),
         touches=frozenset({"backbone"}),
         defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
@@ -64,7 +62,7 @@ TUNING = (
         name="gradual",
         summary="the head learns first, then one more block at a time from the end (gradual unfreezing)",
         factory="zoo_basics.strategies.gradual:build",
-        options=options.GradualOptions,
+        options="zoo_basics.options.tuning:GradualOptions",
         needs=frozenset({"blocks"}),
         touches=frozenset({"backbone"}),
         defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
@@ -82,7 +80,7 @@ TUNING = (
         name="norm",
         summary="normalisation layers of the backbone and the head learn, the rest is frozen",
         factory="zoo_basics.strategies.norm:build",
-        options=options.NormOptions,
+        options="zoo_basics.options.tuning:NormOptions",
         touches=frozenset({"backbone"}),
         defaults=Defaults(rate=3e-3, decay=1e-4, warmup=0.1, epochs=20),
         paper=_FRANKLE,
@@ -99,7 +97,7 @@ TUNING = (
         name="llrd",
         summary="layer-wise learning rates: the nearer a block is to the input, the slower; goes with any tuning",
         factory="zoo_basics.strategies.llrd:build",
-        options=options.LlrdOptions,
+        options="zoo_basics.options.tuning:LlrdOptions",
         role="rates",
         needs=frozenset({"blocks"}),
         defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
