@@ -13,7 +13,7 @@ import re
 import statistics
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,17 @@ def page(name: str, registry: Registry) -> str:
 
 def _content(kind: str, name: str, registry: Registry) -> list[str]:
     if kind == "table":
-        return ["", *{"strategies": _strategies, "recipes": _recipes, "heads": _heads}[name](registry), ""]
+        tables: dict[str, Callable[[Registry], list[str]]] = {
+            "strategies": _strategies,
+            "recipes": _recipes,
+            "heads": _heads,
+        }
+        return ["", *tables[name](registry), ""]
     if kind == "measured":
         return ["", *_measured(name), ""]
     entry: Any = registry.find(kind, name)
-    return ["", *{"strategy": _strategy, "recipe": _recipe, "head": _head}[kind](entry), ""]
+    sections: dict[str, Callable[[Any], list[str]]] = {"strategy": _strategy, "recipe": _recipe, "head": _head}
+    return ["", *sections[kind](entry), ""]
 
 
 def _strategies(registry: Registry) -> list[str]:
