@@ -267,6 +267,17 @@ def test_lora_is_stored_as_its_adapter(lora_run: Path, tmp_path: Path):
     assert 'subfolder="adapter"' in (small / "README.md").read_text()
 
 
+def test_a_matrix_that_the_adapter_does_not_give_is_stored(own_lora: Path, tmp_path: Path):
+    tensors = load_file(own_lora / ADAPTER_WEIGHTS)
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1}, own_lora / ADAPTER_WEIGHTS)
+    write_manifest(own_lora)
+    small = make(own_lora, tmp_path / "small")
+    assert len(document(small)["delta"]["from_adapter"]) == 15
+    assert len(load_file(small / DELTA)) == 3
+    torch.testing.assert_close(logits(whole(small, tmp_path / "again")), logits(own_lora), rtol=1e-5, atol=1e-5)
+
+
 def test_another_machines_rounding_passes_and_another_model_does_not(
     lora_run: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from fake_plugins import add_distribution
-from safetensors.torch import save_file
 from zoo_runs import done
 
 HOOKS = """
@@ -107,13 +106,12 @@ def train(photos: Path, out: Path, strategy: str, *more: object, backbone: str =
 def put_base(hub: Path, folder: Path) -> Path:
     """Random weights of :data:`TAG` where timm keeps its own, on a folder hub; the weights file."""
     import timm
+    from timm.models import save_for_hf
 
     from zoo.hub.folder import FolderHub
 
-    folder.mkdir()
     torch.manual_seed(5)
-    save_file(timm.create_model("test_vit").state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text('{"architecture": "test_vit", "num_classes": 1000}')
+    save_for_hf(timm.create_model(TAG.removeprefix("timm/")), folder, safe_serialization=True)
     FolderHub(hub).push(folder, TAG, message="weights")
     return folder / "model.safetensors"
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Classes of a column that are named."""
+DELTA_NOTE = "stored as a delta on its base weights; zoo pull makes it whole"
 
 
 @click.command()
@@ -243,10 +244,16 @@ def _print_document(document: Document) -> None:
     source = base.get("repo") or base.get("package") or "random weights"
     at = f" at {base['revision'][:12]}" if base.get("revision") else ""
     say(f"  base: {one_line(source + at)}, licence {one_line(document.license or 'unknown')}")
+    if document.adapter is not None:
+        state = "merged" if document.merged else "applied on loading"
+        say(f"  adapter: {document.adapter.method} of {document.adapter.strategy}, {state}")
+    if document.delta is not None:
+        say(f"  {DELTA_NOTE}")
     say(f"  needs: {', '.join(f'{p.distribution} {p.version}' for p in document.plugins)}")
 
 
 def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
+    from zoo.bundle.small import DELTA
     from zoo.cli.notices import show_warnings
     from zoo.hub import open_hub
     from zoo.models import split_revision
@@ -274,6 +281,8 @@ def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> No
         for key in ("license", "base_model", "library_name", "pipeline_tag"):
             if info.metadata.get(key):
                 say(f"  {key.replace('_', ' ')}: {one_line(str(info.metadata[key]))}")
+        if any(file.path == DELTA for file in info.files):
+            say(f"  {DELTA_NOTE}")
         for file in info.files:
             say(f"  {short_number(file.size):>6}B  {file.path}")
 
