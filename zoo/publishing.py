@@ -111,7 +111,7 @@ def prove(folder: Path, hub: str | None = None) -> dict[str, int]:
         DataError: the folder holds what may not be published.
     """
     files = check_folder(folder)
-    verify_in_fresh_process(folder, hub)
+    verify_in_fresh_process(folder, *([hub] if hub and DELTA in files else []))
     return files
 
 

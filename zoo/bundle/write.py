@@ -69,6 +69,7 @@ def write_bundle(
     """
     bare = adapter.plain if adapter is not None else None
     model = (bare if bare is not None else copy.deepcopy(assembled.model)).cpu().float().eval()
+    complete = adapter.applied if adapter is not None and adapter.applied is not None else model
     classifier = folded(model) if bare is None else None  # a classifier on weights that are not all would mislead
     spec = assembled.backbone.spec
     carries = classifier is not None and "classifier" in spec.capabilities and assembled.features == "pooled"
@@ -94,7 +95,7 @@ def write_bundle(
         plugins=plugin_records(registry, assembled, recipe),
         data=findings.data,
         metrics=findings.metrics,
-        golden=golden_record(model if bare is None else adapter.applied, assembled.input),
+        golden=golden_record(complete, assembled.input),
         version=zoo.__version__,
         adapter=adapter_record(adapter),
     )
