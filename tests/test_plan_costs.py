@@ -94,7 +94,7 @@ def test_an_epoch_costs_its_steps_its_loading_and_its_evaluation():
     assert found.seconds_per_epoch == pytest.approx(training + evaluation)
     assert found.evaluation_seconds == pytest.approx(evaluation)
     assert found.images_per_second == pytest.approx(20 / training)
-    assert found.memory.activations == 100 + 5 * 8
+    assert found.memory.activations == 100 + 5 * 8 + 50 * 8
     rare, _ = made_run(evaluate_every=2)  # after the second epoch and the last
     assert estimate_phase(rare, costs(), warm=False).seconds == pytest.approx(3 * training + 2 * evaluation)
 
@@ -135,7 +135,7 @@ def test_what_unfreezes_later_costs_later():
     found = estimate_phase(run, late, warm=False)
     training = sum(20 / 8 * 10 + 20 * per + 20 for per in (3, 5, 7))
     assert found.seconds == pytest.approx(training + 3 * 15 * 3)
-    assert found.memory.activations == 100 + 50 * 8
+    assert found.memory.activations == 100 + 50 * 8 + 50 * 8
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def _memory(run: PreviewRun, costs: Costs, size: int) -> Memory:
     references = module_bytes(run._reference) if run._reference is not None else 0
     copies = 2 * plain + best + references + run.teacher_bytes
     last = costs.last or costs.first
-    passing = round(costs.evaluation.bytes * size)
+    passing = round(costs.evaluation.bytes * size)  # of the largest layer: its gradients, or itself without any
     measured = None
     if last is not None and last.device_peak is not None:  # the throw-away model stands for one of the two copies
         measured = round(last.device_peak + (size - last.batch_size) * last.bytes_per_sample) + plain + best
@@ -128,7 +128,7 @@ def _memory(run: PreviewRun, costs: Costs, size: int) -> Memory:
         gradients=costs.trainable if last else 0,
         optimiser=2 * costs.trainable if last else 0,
         strategies=costs.strategies,
-        activations=max(last.kept(size) if last else 0, passing if costs.load is None else 0),
+        activations=passing + (last.kept(size) if last else 0),
         images=_kept_images(run, costs) if run.device.type == "cpu" and not costs.workers else 0,
         measured=measured,
     )

@@ -78,7 +78,8 @@ class Memory:
         copies: pretrained weights and those at the phase's start, the best epoch's, references and teachers.
         gradients, optimiser: of everything that learns at the end of the phase.
         strategies: what strategies keep (averages).
-        activations: kept for the backward pass of one micro-batch, or the largest of a pass without one.
+        activations: kept for the backward pass of one micro-batch, and the largest layer's gradients; in a pass
+            without one the largest layer's own.
         images: decoded images kept in memory, where the device is the CPU.
         measured: what the device itself counted (CUDA), brought to the full batch; None where it cannot count.
     """
