@@ -147,7 +147,7 @@ def test_stopped_and_resumed_a_second_run_ends_with_the_same_bits(case, whole, t
     late = 3 * len(watcher.steps) // 4  # within an epoch; of a recipe, in its last phase
     for halt in ((late,) if everyday(case) else (3, late)) if late else ():
         folder = tmp_path / str(halt)
-        stopped = table.prepare(case, teacher, checkpoint_every=1e-9)
+        stopped = table.prepare(case, teacher)
         folder.mkdir()
         with pytest.raises(Halt):
             table.train_attempt(stopped, folder, halt)

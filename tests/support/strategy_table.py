@@ -179,7 +179,7 @@ def options(name: str, teacher: Path | None) -> list[tuple[str, str]]:
     return [(key, text.replace("{teacher}", str(teacher))) for key, text in texts.items()]
 
 
-def prepare(case: Case, teacher: Path | None = None, *, checkpoint_every: float = 0.0) -> Attempt:
+def prepare(case: Case, teacher: Path | None = None) -> Attempt:
     """Plan and build a case; torch's, numpy's and Python's own random numbers are spoilt, for nothing may use them."""
     for spoil in (torch.manual_seed, np.random.seed, random.seed):
         spoil(random.SystemRandom().randrange(2**31))
@@ -197,7 +197,7 @@ def prepare(case: Case, teacher: Path | None = None, *, checkpoint_every: float 
         options=plan.recipe.train, seed=plan.recipe.seed, device=device, assembler=load,
         rebuild=lambda: assemble_recipe(plan.recipe, plan.data, registry(), device, pretrained=False).model,
     )  # fmt: skip
-    run.options = dataclasses.replace(run.options, checkpoint_every=checkpoint_every)
+    run.options = dataclasses.replace(run.options, checkpoint_every=0.0)
     run.recalibrate(run.model)  # random BatchNorm statistics would let nothing through
     run.base = clone_state(run.model.state_dict())
     return Attempt(run, assembled, plan)
@@ -244,7 +244,7 @@ class Watcher(Reporter):
 
     Args:
         run: the run.
-        halt: raise :class:`Halt` after so many steps, as a crash would.
+        halt: raise :class:`Halt` after so many steps, as a crash would; the step before leaves a checkpoint.
 
     Attributes:
         phases: one for each phase so far.
@@ -276,6 +276,8 @@ class Watcher(Reporter):
     def step(self, step: int, epoch: int, loss: float, samples: int) -> None:
         """Keep the tensors as they are after the last step."""
         self.steps.append(loss)
+        if self.halt is not None and len(self.steps) == self.halt - 1:
+            self.run.options = dataclasses.replace(self.run.options, checkpoint_every=1e-9)
         if self.halt is not None and len(self.steps) >= self.halt:
             raise Halt
         if step == self.run.total_steps:
