@@ -225,8 +225,12 @@ def show_result(result: FinetuneResult, as_json: bool) -> None:
     }
 
     def human() -> None:
+        from zoo.cli.progress import leading
+
         skipped = sum(len(report.skipped) for report in result.reports.values())
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in list(result.metrics.items())[:4])
+        several = len(result.reports[result.split].columns) > 1
+        metrics = leading(result.metrics) if several else dict(list(result.metrics.items())[:4])
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         say(f"{result.split}: {shown}", bold=True)
         if skipped:
             say(f"{skipped} unreadable samples were skipped; bad_samples.csv in the run folder lists them")

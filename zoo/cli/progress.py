@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+def leading(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The first metric of each target column (``column.metric`` where there are several), of four columns at most."""
+    first: dict[str, str] = {}
+    for name, value in metrics.items():
+        if value is not None:
+            first.setdefault(name.rpartition(".")[0], name)
+    return {name: metrics[name] for name in list(first.values())[:4]}
+
+
 class LineReporter(Reporter):
     """A line an epoch, on stderr where stdout carries JSON."""
 
@@ -54,7 +63,7 @@ class LineReporter(Reporter):
     def describe(self, row: Mapping[str, Any]) -> str:
         """An epoch in one line."""
         parts = [f"epoch {row['epoch'] + 1}", f"loss {row['train_loss']:.4f}"]
-        self.metric = next((f"{n} {v:.4f}" for n, v in row.get("val", {}).items() if v is not None), self.metric)
+        self.metric = ", ".join(f"{n} {v:.4f}" for n, v in leading(row.get("val", {})).items()) or self.metric
         parts += [self.metric] if row.get("val") else []
         parts.append(f"{self.rate():.0f} samples/s")
         left = self.left(int(row["step"]))

@@ -79,7 +79,8 @@ def _report(column: Column, found: Predictions, targets: np.ndarray) -> ColumnRe
     labelled = labelled_rows(targets)
     own = {name: values[labelled] for name, values in found.measured.get(column.name, {}).items()}
     means = {name: float(np.nanmean(values)) for name, values in own.items() if not np.isnan(values).all()}
-    return dataclasses.replace(report, metrics={**means, **report.metrics})
+    more = {name: value for name, value in means.items() if name not in report.metrics}
+    return dataclasses.replace(report, metrics={**report.metrics, **more})
 
 
 def main_score(columns: tuple[Column, ...], metrics: Mapping[str, float]) -> float:

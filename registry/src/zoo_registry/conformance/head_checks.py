@@ -155,6 +155,11 @@ def missing_labels_are_nan(entry: HeadEntry) -> None:
         if losses.requires_grad:
             torch.where(losses.isnan(), 0.0, losses).sum().backward()
             require(live.grad is not None and live.grad.isfinite().all(), "a missing label makes gradients NaN")
+            require(_sound(head), "a missing label makes gradients of the head's parameters NaN")
+
+
+def _sound(head: nn.Module) -> bool:
+    return all(p.grad is None or bool(p.grad.isfinite().all()) for p in head.parameters())
 
 
 def soft_targets_accepted(entry: HeadEntry) -> None:
@@ -269,6 +274,12 @@ def several_columns_work_or_are_refused(entry: HeadEntry) -> None:
             outputs = head(problem.features)
         for what in (outputs, head.loss(outputs, targets), head.decode(outputs)):
             require(set(what) == {"label", "other"}, f"two columns go in, {sorted(what)} come out")
+        if entry.spec.gradient:
+            targets["other"] = targets["other"].clone()
+            targets["other"][[1, 4]] = -1 if problem.column.kind == "classification" else torch.nan
+            losses = torch.stack(list(head.loss(head(problem.features), targets).values()))
+            torch.where(losses.isnan(), 0.0, losses).sum().backward()
+            require(_sound(head), "a label missing in one of two columns makes gradients NaN")
 
 
 def state_dict_survives_safetensors(entry: HeadEntry) -> None:
