@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zoo_registry import Defaults, Paper, StrategySpec
+from zoo_registry import Paper, StrategySpec
+
+from zoo_basics.specs.tuning import EVERYTHING
 
 _MEAN_TEACHER = Paper(
     title="Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised "
@@ -17,9 +19,6 @@ _SWA = Paper(
 )
 _WISE_FT = Paper(title="Robust fine-tuning of zero-shot models", year=2022, link="https://arxiv.org/abs/2109.01903")
 
-_EVERYTHING = Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10)
-"""For a phase without a tuning strategy, in which everything learns: as ``full``."""
-
 AVERAGING: tuple[StrategySpec, ...] = (
     StrategySpec(
         name="ema",
@@ -27,7 +26,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         factory="zoo_basics.strategies.ema:build",
         options="zoo_basics.options.averaging:EmaOptions",
         role="averaging",
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_MEAN_TEACHER,
     ),
     StrategySpec(
@@ -36,7 +35,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         factory="zoo_basics.strategies.swa:build",
         options="zoo_basics.options.averaging:SwaOptions",
         role="averaging",
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_SWA,
     ),
     StrategySpec(
@@ -45,7 +44,7 @@ AVERAGING: tuple[StrategySpec, ...] = (
         factory="zoo_basics.strategies.wise_ft:build",
         options="zoo_basics.options.averaging:WiseFtOptions",
         role="averaging",
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_WISE_FT,
     ),
 )

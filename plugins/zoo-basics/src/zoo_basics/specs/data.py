@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zoo_registry import Defaults, Paper, StrategySpec
+from zoo_registry import Paper, StrategySpec
+
+from zoo_basics.specs.tuning import EVERYTHING
 
 _MIXUP = Paper(title="mixup: Beyond Empirical Risk Minimization", year=2018, link="https://arxiv.org/abs/1710.09412")
 _CUTMIX = Paper(
@@ -32,9 +34,6 @@ _RAND = Paper(
     link="https://arxiv.org/abs/1909.13719",
 )
 
-_EVERYTHING = Defaults(rate=3e-4, decay=0.05, warmup=0.1, epochs=10)
-"""For a phase without a tuning strategy, in which everything learns: as ``full``."""
-
 DATA: tuple[StrategySpec, ...] = (
     StrategySpec(
         name="trivial-augment",
@@ -43,7 +42,7 @@ DATA: tuple[StrategySpec, ...] = (
         options="zoo_basics.options.data:TrivialAugmentOptions",
         role="augment",
         touches=frozenset({"input"}),
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_TRIVIAL,
     ),
     StrategySpec(
@@ -53,7 +52,7 @@ DATA: tuple[StrategySpec, ...] = (
         options="zoo_basics.options.data:RandAugmentOptions",
         role="augment",
         touches=frozenset({"input"}),
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_RAND,
     ),
     StrategySpec(
@@ -62,7 +61,7 @@ DATA: tuple[StrategySpec, ...] = (
         factory="zoo_basics.strategies.class_balanced:build",
         options="zoo_basics.options.data:ClassBalancedOptions",
         role="sampling",
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_CUI,
     ),
     StrategySpec(
@@ -72,7 +71,7 @@ DATA: tuple[StrategySpec, ...] = (
         options="zoo_basics.options.data:WeightedOptions",
         example={"classes": ("across=2",)},
         role="sampling",
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_JIANG,
     ),
     StrategySpec(
@@ -82,7 +81,7 @@ DATA: tuple[StrategySpec, ...] = (
         options="zoo_basics.options.data:MixupOptions",
         role="batch",
         touches=frozenset({"input", "loss"}),
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_MIXUP,
     ),
     StrategySpec(
@@ -92,7 +91,7 @@ DATA: tuple[StrategySpec, ...] = (
         options="zoo_basics.options.data:CutmixOptions",
         role="batch",
         touches=frozenset({"input", "loss"}),
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_CUTMIX,
     ),
     StrategySpec(
@@ -102,7 +101,7 @@ DATA: tuple[StrategySpec, ...] = (
         options="zoo_basics.options.data:LabelSmoothingOptions",
         role="batch",
         touches=frozenset({"loss"}),
-        defaults=_EVERYTHING,
+        defaults=EVERYTHING,
         paper=_SZEGEDY,
     ),
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from zoo_registry import Defaults, Paper, StrategySpec
+from dataclasses import replace
+
+from zoo_registry import Paper, StrategySpec
+
+from zoo_basics.specs.tuning import EVERYTHING
 
 _L2_SP = Paper(
     title="Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
@@ -30,7 +34,7 @@ _SAM = Paper(
 _FOCAL = Paper(title="Focal Loss for Dense Object Detection", year=2017, link="https://arxiv.org/abs/1708.02002")
 _MENON = Paper(title="Long-tail learning via logit adjustment", year=2021, link="https://arxiv.org/abs/2007.07314")
 
-_EVERYTHING = Defaults(rate=3e-4, warmup=0.1, epochs=10)
+_EVERYTHING = replace(EVERYTHING, decay=None)
 """For a phase without a tuning strategy, in which everything learns: as ``full``."""
 
 LOSSES: tuple[StrategySpec, ...] = (
@@ -41,7 +45,7 @@ LOSSES: tuple[StrategySpec, ...] = (
         options="zoo_basics.options.losses:L2SpOptions",
         role="penalty",
         touches=frozenset({"loss"}),
-        defaults=Defaults(rate=3e-4, decay=0.0, warmup=0.1, epochs=10),
+        defaults=replace(EVERYTHING, decay=0.0),
         paper=_L2_SP,
     ),
     StrategySpec(

@@ -32,13 +32,16 @@ _ULMFIT = Paper(
     link="https://arxiv.org/abs/1801.06146",
 )
 
+EVERYTHING = Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10)
+"""Where everything learns, or the last blocks do; also of a phase without a tuning strategy, which is as ``full``."""
+
 TUNING = (
     StrategySpec(
         name="full",
         summary="everything learns: fine-tuning, or training from scratch",
         factory="zoo_basics.strategies.full:build",
         touches=frozenset({"backbone"}),
-        defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
+        defaults=EVERYTHING,
         paper=_RCNN,
     ),
     StrategySpec(
@@ -55,7 +58,7 @@ TUNING = (
         options="zoo_basics.options.tuning:PartialOptions",
         needs=frozenset({"blocks"}),
         touches=frozenset({"backbone"}),
-        defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
+        defaults=EVERYTHING,
         paper=_YOSINSKI,
     ),
     StrategySpec(
@@ -65,7 +68,7 @@ TUNING = (
         options="zoo_basics.options.tuning:GradualOptions",
         needs=frozenset({"blocks"}),
         touches=frozenset({"backbone"}),
-        defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
+        defaults=EVERYTHING,
         paper=_ULMFIT,
     ),
     StrategySpec(
@@ -100,7 +103,7 @@ TUNING = (
         options="zoo_basics.options.tuning:LlrdOptions",
         role="rates",
         needs=frozenset({"blocks"}),
-        defaults=Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10),
+        defaults=EVERYTHING,
         paper=_ULMFIT,
     ),
 )

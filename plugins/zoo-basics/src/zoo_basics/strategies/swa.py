@@ -39,8 +39,8 @@ class Swa(WeightAverage):
             self.update(model, run, 1 / (self.count + 1))
 
     def finish(self, model: TransferModel, run: Run) -> None:
-        """BatchNorm statistics of the averaged weights."""
-        if self.count:
+        """BatchNorm statistics of the averaged weights; those of a single set of weights are its own already."""
+        if self.count > 1:
             run.recalibrate(model)
 
     def findings(self) -> Mapping[str, float | str]:
