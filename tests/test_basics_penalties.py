@@ -261,7 +261,7 @@ def test_deltas_attention_is_what_the_loss_loses_without_a_filter():
     run = make_run([])
     with torch.no_grad():
         run.model.head.layers["label"].weight.mul_(40)
-    strategy = prepared_delta(run, attention=True, alpha=2.0)
+    strategy = prepared_delta(run, attention=True, alpha=2.0, sharpness=1.5)
     batch = labelled()
     run.model.eval()
     term = strategy.penalty(run.model, {"train": batch}, run)["maps"].item()
@@ -269,7 +269,7 @@ def test_deltas_attention_is_what_the_loss_loses_without_a_filter():
     now, then = (maps_of(m.backbone, x) for m in (run.model, run.reference()))
     for block, channels in (("stem", 6), ("body", 8)):
         losses = np.array(silenced_losses(run, batch, block, run.model.head))
-        weights = np.exp(losses) / np.exp(losses).sum() * channels  # the plain loss cancels in the softmax
+        weights = np.exp(1.5 * losses) / np.exp(1.5 * losses).sum() * channels  # the plain loss cancels in the softmax
         assert weights.max() > 1.05 * weights.min()
         np.testing.assert_allclose(strategy.weights[block].numpy(), weights, rtol=1e-4)
         each = (now[block] - then[block]).square().mean((2, 3)).mean(0)

@@ -22,6 +22,7 @@ class DeltaOptions:
 
     alpha: float = option(0.01, help="strength of the pull of the feature maps to the pretrained ones", low=0.0)
     attention: bool = option(False, help="weigh filters by how much the loss rises without them")
+    sharpness: float = option(1.0, help="factor of these rises: at 1 the weights are nearly even", low=0.0)
     layers: tuple[str, ...] = option((), help="names of the blocks compared; none: four, evenly spaced up to the last")
 
 

@@ -30,15 +30,16 @@ def places(output: Tensor) -> Tensor:
 
 @torch.no_grad()
 def channel_attention(
-    model: TransferModel, reference: TransferModel, batch: Batch, taps: Sequence[str]
+    model: TransferModel, reference: TransferModel, batch: Batch, taps: Sequence[str], sharpness: float = 1.0
 ) -> dict[str, Tensor]:
-    """``C * softmax_c(L(without filter c) - L)`` for each tapped module of the reference's backbone.
+    """``C * softmax_c(sharpness * (L(without filter c) - L))`` for each tapped module of the reference's backbone.
 
     Args:
         model: gives the head and the loss; its backbone is not run.
         reference: the pretrained network.
         batch: labelled, with a view.
         taps: names of modules of the backbone.
+        sharpness: factor of the rises of the loss.
 
     Returns:
         Name -> [C] in float32, of mean 1.
@@ -58,7 +59,7 @@ def channel_attention(
             for channel in range(channels):
                 with _hooked(module, _without(axis, channel)):
                     rises.append(loss() - whole)
-            weights[tap] = channels * torch.tensor(rises).softmax(0).to(view.device)
+            weights[tap] = channels * (sharpness * torch.tensor(rises)).softmax(0).to(view.device)
     return weights
 
 
