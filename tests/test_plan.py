@@ -264,7 +264,7 @@ def test_the_command_reads_well_in_80_columns(monkeypatch: pytest.MonkeyPatch):
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
     assert re.search(r"stem \.\.\. layer4 \(5\) +frozen", text)
-    assert re.search(r"head +all +epoch 1 +0\.0003", text)
+    assert re.search(r"head \(linear\) +all +epoch 1 +0\.0003", text)
     assert "computed once and kept; the backbone is not run again" in text
     assert "each phase starts a fresh optimiser" in " ".join(text.split())
     assert text.endswith("dry run: nothing was downloaded, trained or written\n")

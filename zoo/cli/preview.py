@@ -27,7 +27,7 @@ def print_preview(found: Preview) -> None:
     _print_phases(found.phases)
     for phase in found.phases:
         say()
-        _print_phase(phase)
+        _print_phase(phase, found.head["name"])
     say()
     _print_totals(found)
 
@@ -109,7 +109,7 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / max(1, whole):.3g} %"
 
 
-def _print_phase(phase: PhaseView) -> None:
+def _print_phase(phase: PhaseView, head: str) -> None:
     """A phase: what it says, who learns, what it costs."""
     say(f"phase {phase.phase + 1}: {phase.label.removesuffix(':0s')}, {_length(phase)}", bold=True)
     totals = phase.parameters
@@ -124,7 +124,7 @@ def _print_phase(phase: PhaseView) -> None:
         rows += _cost_rows(phase)
     facts(rows, indent=2, key_width=max([9, *(len(key) + 1 for key, _ in rows)]))
     if phase.blocks and phase.steps and totals:
-        print_blocks(phase)
+        print_blocks(phase, head)
 
 
 def shortened(lines: Sequence[str]) -> list[str]:
@@ -161,12 +161,20 @@ def _cost_rows(phase: PhaseView) -> list[tuple[str, str]]:
     assert found is not None
     parts = [f"{time_words(found.seconds)} in all"]
     if phase.steps:
-        parts += [f"{found.images_per_second:,.0f} images/s", f"{time_words(found.seconds_per_epoch)} an epoch"]
+        parts += [
+            f"{speed_words(found.images_per_second or 0.0)} images/s",
+            f"{time_words(found.seconds_per_epoch)} an epoch",
+        ]
     if found.extraction_seconds:
         parts.append(f"{time_words(found.extraction_seconds)} for features")
     scaled = found.batch_size < phase.batch_size and phase.steps and not phase.cached
     how = f" (timed on batches of {found.batch_size})" if scaled else ""
     return [("time", "about " + ", ".join(parts) + how), ("memory", f"about {memory_words(found.memory)}")]
+
+
+def speed_words(number: float) -> str:
+    """``0.8``, ``9.2``, ``1,250``."""
+    return f"{number:.1f}" if number < 10 else f"{number:,.0f}"
 
 
 def time_words(seconds: float) -> str:
@@ -177,8 +185,8 @@ def time_words(seconds: float) -> str:
 def memory_words(memory: Memory) -> str:
     """The peak and what makes it up."""
     names = ("weights", "copies", "gradients", "optimiser", "strategies", "activations", "images")
-    parts = [f"{name} {size_words(value)}" for name in names if (value := getattr(memory, name)) >= 50_000]
-    return f"{size_words(memory.peak)}: {', '.join(parts)}" if parts else size_words(memory.peak)
+    parts = [f"{name} {size_words(n)}" for name in names if (n := getattr(memory, name)) >= 0.01 * memory.peak]
+    return f"{size_words(memory.peak)}: {', '.join(parts)}"
 
 
 def size_words(size: float) -> str:
@@ -189,8 +197,8 @@ def size_words(size: float) -> str:
     return f"{size:.0f} B"
 
 
-def print_blocks(phase: PhaseView) -> None:
-    """A row a block; neighbours that are treated alike share one."""
+def print_blocks(phase: PhaseView, head: str) -> None:
+    """A row a block; equal neighbours share one. A block may be called head too, so the head shows its own name."""
     rows = merged_blocks(phase.blocks)
     late = any(r.from_epoch or r.until_epoch is not None for group in rows for r in group)
     injected, norms = any(b.injected for b in phase.blocks), any(b.norm_statistics for b in phase.blocks)
@@ -199,7 +207,8 @@ def print_blocks(phase: PhaseView) -> None:
     cells = []
     for group in rows:
         first = group[0]
-        row = [group_name(group), _learning(group), *([_from(group)] if late else []), _rates(group)]
+        name = f"head ({head.rpartition('/')[2]})" if first.part == "head" else group_name(group)
+        row = [name, _learning(group), *([_from(group)] if late else []), _rates(group)]
         row += [_decays(first), short_number(sum(b.parameters for b in group))]
         row += [short_number(sum(b.injected for b in group) or None)] if injected else []
         row += [{"move": "statistics move", "rest": "at rest", None: ""}[first.norm_statistics]] if norms else []
