@@ -128,6 +128,22 @@ def test_what_is_published_says_nothing_of_where_the_data_lies():
     assert "alice" not in str(recipe_to_dict(made, private=False))
 
 
+@pytest.mark.parametrize(("teacher", "told"), [
+    ("/home/alice/runs/large", "large"),
+    ("{tmp}/here", "here"),
+    ("alice/large@main", "alice/large@main"),
+    ("large", "large"),
+])  # fmt: skip
+def test_what_is_published_says_nothing_of_where_another_model_lies(tmp_path, monkeypatch, teacher, told):
+    (tmp_path / "runs" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    teacher = teacher.replace("{tmp}", "runs")
+    phases = (PhaseRecipe(strategies=(Component(name="distill", options={"teacher": teacher, "alpha": 1.0}),)),)
+    made = dataclasses.replace(recipe(), phases=phases)
+    options = [recipe_to_dict(made, private=p)["phase"][0]["strategies"][0]["options"] for p in (True, False)]
+    assert options == [{"teacher": teacher, "alpha": 1.0}, {"teacher": told, "alpha": 1.0}]
+
+
 FAULTS = {
     'seed = "x"': "recipe.seed",
     "seed = true": "recipe.seed",

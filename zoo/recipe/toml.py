@@ -42,14 +42,14 @@ class _PhaseOptions:
 
 
 def recipe_to_dict(recipe: Recipe, *, private: bool = True) -> dict[str, Any]:
-    """The recipe as TOML and JSON values; ``private=False`` leaves out where the data lies."""
+    """The recipe as TOML and JSON values; ``private=False`` tells no path of this machine."""
     out: dict[str, Any] = {"pretrained": recipe.pretrained, "seed": recipe.seed}
     for name in ("image_size", "in_chans"):
         if getattr(recipe, name) is not None:
             out[name] = getattr(recipe, name)
-    out["backbone"] = _component(recipe.backbone)
-    out["head"] = _component(recipe.head)
-    out["phase"] = [_phase(phase) for phase in recipe.phases]
+    out["backbone"] = _component(recipe.backbone, private)
+    out["head"] = _component(recipe.head, private)
+    out["phase"] = [_phase(phase, private) for phase in recipe.phases]
     out["data"] = options_to_dict(recipe.data)
     if private and recipe.source is not None:
         out["data"]["source"] = recipe.source
@@ -152,13 +152,20 @@ def read_recipe(path: Path) -> Recipe:
     return recipe_from_dict(values, where=str(path))
 
 
-def _component(component: Component) -> dict[str, Any]:
-    return {"name": component.name, **({"options": component.options} if component.options else {})}
+def _component(component: Component, private: bool) -> dict[str, Any]:
+    options = component.options if private else {name: _told(value) for name, value in component.options.items()}
+    return {"name": component.name, **({"options": options} if options else {})}
 
 
-def _phase(phase: PhaseRecipe) -> dict[str, Any]:
+def _told(value: Any) -> Any:
+    """A value as it may be published: of the path of something on this machine (a teacher) the last part."""
+    path = Path(value) if isinstance(value, str) and "\0" not in value else None
+    return path.name if path is not None and len(path.parts) > 1 and (path.is_absolute() or path.exists()) else value
+
+
+def _phase(phase: PhaseRecipe, private: bool) -> dict[str, Any]:
     known = {key: getattr(phase, key) for key in _PHASE if getattr(phase, key) is not None}
-    return {**known, "strategies": [_component(c) for c in phase.strategies]}
+    return {**known, "strategies": [_component(c, private) for c in phase.strategies]}
 
 
 def _read_component(value: Any, where: str, problems: list[str]) -> Component:
