@@ -154,15 +154,11 @@ def plan_case(case: Case, teacher: Path | None = None) -> Plan:
     Raises:
         UsageError: the architecture lacks what a strategy needs.
     """
-    wanted = {need for part in case.parts for need in registry().strategy(part).spec.head_needs}
-    head = (
-        "basics/prototype" if wanted == {"fit"} and len(case.parts) == 1 else None
-    )  # else the recipe's, or the plain one
     settings = [f"strategy.{part}.{key}={value}" for part in case.parts for key, value in options(part, teacher)]
     plan = make_plan(
         Request(
             data={"train": Shades((14, 8, 4), 0), "val": Shades((8, 8, 8), 1)},
-            backbone=ARCHITECTURES[case.architecture], head=head, strategy=case.expression,
+            backbone=ARCHITECTURES[case.architecture], head=head_for(case), strategy=case.expression,
             settings=(*settings, *TRAINING),
             pretrained=False, image_size=SIZE, seed=5,
         ),
@@ -170,6 +166,12 @@ def plan_case(case: Case, teacher: Path | None = None) -> Plan:
     )  # fmt: skip
     phases = [dataclasses.replace(phase, epochs=EPOCHS if phase.epochs else None) for phase in plan.recipe.phases]
     return dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, phases=tuple(phases)))
+
+
+def head_for(case: Case) -> str | None:
+    """A head with the methods that the case's strategies need; None: the plain one, or the one that a recipe brings."""
+    named = [entry for entry in strategies() if entry.name == case.expression]
+    return "basics/prototype" if any(entry.spec.head_needs == {"fit"} for entry in named) else None
 
 
 def options(name: str, teacher: Path | None) -> list[tuple[str, str]]:
