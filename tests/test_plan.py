@@ -260,7 +260,8 @@ def test_the_command_on_a_real_backbone_writes_nothing_and_opens_no_socket(tmp_p
 
 def test_the_command_reads_well_in_80_columns(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(layout, "width", lambda **_: 80)
-    text = done(*DIGITS, "--backbone", "starter/cnn", "--strategy", "linear:2,gradual+llrd+l2-sp:4", "--measure", 0).out
+    strategy = ("--strategy", "linear:2,gradual+llrd+l2-sp:4", "--lr", 0.0003)
+    text = done(*DIGITS, "--backbone", "starter/cnn", *strategy, "--measure", 0).out
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
     assert re.search(r"stem \.\.\. layer4 \(5\) +frozen", text)

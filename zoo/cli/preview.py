@@ -10,7 +10,7 @@ import click
 from zoo.cli.layout import facts, grid
 from zoo.cli.output import counted, say, short_number
 from zoo.cli.progress import duration
-from zoo.preview.report import PHASE_RULE, BlockView, ColumnView, Memory, PhaseView, Preview
+from zoo.preview.report import PHASE_RULE, BlockView, ColumnView, Memory, PhaseView, Preview, StrategyView
 
 SHOWN = 12
 """Classes of a column that are named."""
@@ -27,7 +27,7 @@ def print_preview(found: Preview) -> None:
     _print_phases(found.phases)
     for phase in found.phases:
         say()
-        _print_phase(phase, found.head["name"])
+        _print_phase(phase, found)
     say()
     _print_totals(found)
 
@@ -50,7 +50,8 @@ def _head_rows(found: Preview) -> list[tuple[str, str]]:
     batch = f"batch {train['batch_size']}" + (f" x {train['accumulate']}" if train["accumulate"] > 1 else "")
     clip = f", clip {train['clip']:g}" if train["clip"] else ""
     seed = found.recipe.get("seed", 0)
-    rows.append(("training", f"AdamW, {train['schedule']} schedule, {batch}{clip}, seed {seed}; {PHASE_RULE}"))
+    rows.append(("training", f"AdamW, {train['schedule']} schedule, {batch}{clip}, seed {seed}"))
+    rows.append(("", PHASE_RULE))
     return rows
 
 
@@ -79,24 +80,22 @@ def column_rows(column: ColumnView, splits: str) -> list[tuple[str, str]]:
 def _print_phases(phases: Sequence[PhaseView]) -> None:
     """The phases, a row each."""
     timed = any(phase.estimate for phase in phases)
-    header = ["phase", "strategies", "length", "rate", "decay", "warm-up", "augment", "learns"]
+    header = ["phase", "strategies", "length", "rate", "learns", *(["time", "memory"] if timed else [])]
     rows = []
     for phase in phases:
-        names = " + ".join(strategy.name for strategy in phase.strategies)
-        cells = [str(phase.phase + 1), names, *_schedule_cells(phase), _share(phase)]
+        cells = [str(phase.phase + 1), " + ".join(strategy.name for strategy in phase.strategies), _short_length(phase)]
+        cells += [f"{phase.rate:g}" if phase.steps else "", _share(phase)]
         if timed:
             estimate = phase.estimate
             cells += [time_words(estimate.seconds), size_words(estimate.memory.peak)] if estimate else ["", ""]
         rows.append(cells)
-    header += ["time", "memory"] if timed else []
-    grid(rows, header, right=("phase", "rate", "decay", "warm-up"), fixed=("phase", "rate", "decay", "time", "memory"))
+    grid(rows, header, right=("phase", "rate"), fixed=[name for name in header if name != "strategies"])
 
 
-def _schedule_cells(phase: PhaseView) -> list[str]:
+def _short_length(phase: PhaseView) -> str:
     if not phase.steps:
-        return ["no steps", "", "", "", phase.augment]
-    length = counted(phase.epochs, "epoch") if phase.epochs is not None else counted(phase.steps, "step")
-    return [length, f"{phase.rate:g}", f"{phase.decay:g}", f"{phase.warmup:g}", phase.augment]
+        return "no steps"
+    return counted(phase.epochs, "epoch") if phase.epochs is not None else counted(phase.steps, "step")
 
 
 def _share(phase: PhaseView) -> str:
@@ -109,22 +108,28 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / max(1, whole):.3g} %"
 
 
-def _print_phase(phase: PhaseView, head: str) -> None:
+def _print_phase(phase: PhaseView, found: Preview) -> None:
     """A phase: what it says, who learns, what it costs."""
     say(f"phase {phase.phase + 1}: {phase.label.removesuffix(':0s')}, {_length(phase)}", bold=True)
     totals = phase.parameters
-    rows = [("learns", _learns(phase))] if phase.steps else []
+    rows = [("learns", _learns(phase)), ("rate", _schedule(phase))] if phase.steps else []
     if phase.cached:
         rows.append(("features", "computed once and kept; the backbone is not run again"))
-    rows.append(("images", f"train view: {phase.train_view}" if phase.steps else "evaluation view"))
+    rows.append(("images", f"augment {phase.augment}: {phase.train_view}" if phase.steps else "evaluation view"))
     for strategy in phase.strategies:
-        name, lines = strategy.name.rpartition("/")[2], shortened(strategy.says)
+        name, lines = strategy.name.rpartition("/")[2], shortened(strategy.says) or _options(strategy)
         rows += [("" if i else name, line) for i, line in enumerate(lines)]
     if phase.estimate is not None:
-        rows += _cost_rows(phase)
+        rows += _cost_rows(phase, min(phase.batch_size, found.data["splits"]["train"]))
     facts(rows, indent=2, key_width=max([9, *(len(key) + 1 for key, _ in rows)]))
     if phase.blocks and phase.steps and totals:
-        print_blocks(phase, head)
+        print_blocks(phase, found.head["name"])
+
+
+def _options(strategy: StrategyView) -> list[str]:
+    """The options of one that says nothing of itself."""
+    given = [f"{name} {value}" for name, value in strategy.options.items()]
+    return [", ".join(given)] if given else []
 
 
 def shortened(lines: Sequence[str]) -> list[str]:
@@ -152,11 +157,17 @@ def _learns(phase: PhaseView) -> str:
         text += f", {totals['trainable_at_start']:,} in the first epoch"
     if totals["injected"]:
         text += f"; {totals['injected']:,} are added by the strategies"
-    warm = f"; the rate rises for {counted(phase.warmup_steps, 'step')}" if phase.warmup_steps else ""
-    return text + warm
+    return text
 
 
-def _cost_rows(phase: PhaseView) -> list[tuple[str, str]]:
+def _schedule(phase: PhaseView) -> str:
+    """The rate over the phase, decay and batch."""
+    warm = f" after {counted(phase.warmup_steps, 'step')} of warm-up" if phase.warmup_steps else ""
+    batch = f"{phase.batch_size}" + (f" x {phase.accumulate}" if phase.accumulate > 1 else "")
+    return f"peak {phase.rate:g}{warm}, then {phase.schedule}; weight decay {phase.decay:g}; batch {batch}"
+
+
+def _cost_rows(phase: PhaseView, full: int) -> list[tuple[str, str]]:
     found = phase.estimate
     assert found is not None
     parts = [f"{time_words(found.seconds)} in all"]
@@ -167,7 +178,7 @@ def _cost_rows(phase: PhaseView) -> list[tuple[str, str]]:
         ]
     if found.extraction_seconds:
         parts.append(f"{time_words(found.extraction_seconds)} for features")
-    scaled = found.batch_size < phase.batch_size and phase.steps and not phase.cached
+    scaled = found.batch_size < full and phase.steps and not phase.cached
     how = f" (timed on batches of {found.batch_size})" if scaled else ""
     return [("time", "about " + ", ".join(parts) + how), ("memory", f"about {memory_words(found.memory)}")]
 
