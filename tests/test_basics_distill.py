@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_runs import make_run
+from tiny_runs import Halt, make_run, phase, same_bits, train_here
 from tiny_zoo import TinyHead, TinyNet
 from torch import nn
 from zoo_basics.strategies.distill import bernoulli_divergence, divergence
 from zoo_basics.strategies.teachers import adapter, fingerprint, match_columns
-from zoo_registry import AudioInput, Batch, Column, ImageInput, IntegrityError, Registry, UsageError
+from zoo_registry import AudioInput, Batch, Column, ImageInput, IntegrityError, Registry, Strategy, UsageError
 from zoo_registry.options import parse_options
 from zoo_runs import done, draw_photos, zoo
 
@@ -192,6 +192,28 @@ def test_another_teacher_is_noticed_on_resume():
     with pytest.raises(IntegrityError, match="teacher 'it' is not the one"):
         other.load_state_dict(state)
     assert fingerprint(nn.Linear(1, 1).half())[1] > 0
+
+
+def distilling():
+    """A run that learns from a teacher in its second phase."""
+    entry = REGISTRY.strategy("basics/distill")
+    made = entry.factory()(entry.spec, parse_options(entry.spec.options, {"teacher": "it"}, where="x"))
+    parts = [phase(Strategy(), epochs=1), phase((entry.spec, made), epochs=2)]
+    run = make_run(parts, accumulate=2, batch_size=4)
+    columns = (Column(name="label", classes=("class2", "class0", "class1")),)
+    run.assembler = {"it": drawn(columns, seed=1, given=run.input)}.__getitem__
+    return run
+
+
+def test_it_resumes_to_the_same_bits(tmp_path):
+    reference = distilling()
+    wanted = train_here(reference)
+    assert wanted[-2]["losses"]["distill.label"] > 0
+    with pytest.raises(Halt):
+        train_here(distilling(), tmp_path, halt=reference.total_steps // 2 + 2)
+    resumed = distilling()
+    assert train_here(resumed, tmp_path) == wanted
+    assert same_bits(resumed.model.state_dict(), reference.model.state_dict())
 
 
 def test_a_run_that_assembles_nothing_says_so():
