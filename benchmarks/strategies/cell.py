@@ -49,12 +49,13 @@ def registry() -> Registry:
 
 def plan(task: str, way: Way, starter: str, seed: int, *, steps: int, settings: tuple[str, ...] = ()) -> Plan:
     """The resolved recipe with its data, see :func:`run_cell`."""
+    splits = dict(draw(task, seed).splits)
     request = Request(
-        data=dict(draw(task, seed).splits),
+        data=splits,
         backbone=f"starter/{starter}",
         head=way.head,
         strategy=way.expression(steps),
-        settings=(*SETTINGS, *way.settings_for(starter), *settings),
+        settings=(*SETTINGS, *way.settings_for(starter, splits["train"].targets), *settings),
         seed=seed,
         pretrained=way.pretrained,
     )
@@ -74,7 +75,7 @@ def resolved_digest(recipe: Recipe) -> str:
 
 
 class Count(Reporter):
-    """Counts the parameters that learn in the phase that trains most, and the steps."""
+    """Counts the steps, and the parameters that learn at the start or the end of an epoch, where that is most."""
 
     def __init__(self) -> None:
         self.run: TrainingRun | None = None
@@ -83,10 +84,17 @@ class Count(Reporter):
 
     def begin_phase(self, index: int, count: int, label: str, total_steps: int) -> None:
         """Strategies have been prepared."""
-        assert self.run is not None
-        learning = sum(p.numel() for p in self.run.model.parameters() if p.requires_grad) if total_steps else 0
-        self.trainable = max(self.trainable, learning)
         self.steps += total_steps
+        if total_steps:
+            self._look()
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Some strategies unfreeze as they go."""
+        self._look()
+
+    def _look(self) -> None:
+        assert self.run is not None
+        self.trainable = max(self.trainable, sum(p.numel() for p in self.run.model.parameters() if p.requires_grad))
 
 
 def run_cell(

@@ -16,13 +16,13 @@ LONG = ("digits-1", "digits-2", "digits-5")
 PENALTIES = ("l2-sp", "delta", "bss", "distill")
 HEADS = ("prototype", "ridge", "knn")
 ROWS: dict[str, tuple[str, ...]] = {
-    **{f"digits-{k}": (*ANCHORS, *PENALTIES, "lora", *HEADS) for k in LABELS},
+    **{f"digits-{k}": (*ANCHORS, *PENALTIES, "lora", "lora-4", *HEADS) for k in LABELS},
     "digits-10": tuple(WAYS),
-    "glyphs": (*ANCHORS, "partial", "llrd", "gradual", "bitfit", "norm", "lora", "dora", "ia3", "adalora", "l2-sp",
-               "wise-ft", "lp-ft+wise-ft", *HEADS),
-    "imbalanced": (*ANCHORS, "class-balanced", "logit-adjustment", "focal", "label-smoothing", *HEADS),
+    "glyphs": (*ANCHORS, "partial", "llrd", "gradual", "bitfit", "norm", "lora", "lora-4", "dora", "ia3", "adalora", "l2-sp",
+               "wise-ft", "wise-ft-half", "lp-ft+wise-ft", *HEADS),
+    "imbalanced": (*ANCHORS, "class-balanced", "weighted", "logit-adjustment", "focal", "label-smoothing", *HEADS),
 }  # fmt: skip
-BALANCED = ("class-balanced", "logit-adjustment", "focal")
+BALANCED = ("class-balanced", "weighted", "logit-adjustment", "focal")
 """Ways that do nothing where all classes are equally frequent (focal excepted): measured under imbalance alone."""
 ROWS |= {task: ("scratch-long", *ROWS[task]) for task in LONG}
 ROWS["digits-10"] = tuple(way for way in ROWS["digits-10"] if way not in (*BALANCED, "scratch-long"))

@@ -167,7 +167,12 @@ def _resolved(way: Way) -> str:
         return ""
     parts = []
     for phase in recipe.phases:
-        options = [f"{c.name.rpartition('/')[2]}.{k}={v}" for c in phase.strategies for k, v in c.options.items()]
+        options = [
+            f"{c.name.rpartition('/')[2]}.{k}={v}"
+            for c in phase.strategies
+            for k, v in c.options.items()
+            if v not in (None, ())
+        ]
         parts.append(" ".join([f"rate {phase.rate:g}, decay {phase.decay:g}, warm-up {phase.warmup:g}", *options]))
     return "; then ".join(parts) if any(p.steps for p in recipe.phases) else "no steps"
 

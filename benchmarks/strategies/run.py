@@ -36,20 +36,33 @@ def missing(asked: list[tuple[str, str, str]], seeds: tuple[int, ...], known: di
     """The cells without a row of the recipe that they resolve to today, one seed after the other."""
     from cell import plan, resolved_digest, run_cell
 
-    today: dict[tuple[str, str, str], str] = {}
+    today: dict[Key, str] = {}
     for task, way, starter in asked:
         try:
-            recipe = plan(task, WAYS[way], starter, 0, steps=STEPS).recipe
+            # The recipe is the same for all draws, but where the classes drawn are in it.
+            drawn = {s: plan(task, WAYS[way], starter, s, steps=STEPS).recipe for s in _telling(way, seeds)}
         except ZooError as error:
             print(f"left out: {task} {way} {starter}: {error}", file=sys.stderr)
             continue
-        today[task, way, starter] = resolved_digest(recipe)
+        for seed in seeds:
+            today[task, way, starter, seed] = resolved_digest(drawn.get(seed, drawn[seeds[0]]))
     return [
-        (run_cell, (cell[0], WAYS[cell[1]], cell[2], seed), {"steps": STEPS})
-        for seed in seeds
-        for cell, digest in today.items()
-        if known.get((*cell, seed), {}).get("recipe") != digest
+        (run_cell, (task, WAYS[way], starter, seed), {"steps": STEPS})
+        for task, way, starter, seed in sorted(today, key=lambda cell: cell[3])
+        if known.get((task, way, starter, seed), {}).get("recipe") != today[task, way, starter, seed]
     ]
+
+
+def _telling(way: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
+    return seeds if WAYS[way].inverse else seeds[:1]
+
+
+def drop_old(path: Path) -> None:
+    """Keep the newest row of each cell; a file without others is left alone, another process may be at it."""
+    rows = read_rows(path)
+    newest = {key(row): row for row in rows}
+    if len(newest) < len(rows):
+        write_rows(path, newest.values())
 
 
 def main() -> None:
@@ -67,7 +80,7 @@ def main() -> None:
         asked = cells(tuple(options.tasks), tuple(options.strategies), tuple(options.starters))
         known = {} if options.again else {key(row): row for row in read_rows(ROWS)}
         failed = measure(missing(asked, tuple(options.seeds), known), ROWS, options.jobs)
-        write_rows(ROWS, {key(row): row for row in read_rows(ROWS)}.values())  # the newest of each cell
+        drop_old(ROWS)
     from report import write_report
 
     write_report(read_rows(ROWS), RESULTS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -18,6 +21,7 @@ class Way:
         pretrained: False starts from random weights.
         head: the head's name.
         longer: times the number of steps of the others.
+        inverse: gives ``weighted`` the inverse square root of each class's number of labels.
     """
 
     name: str
@@ -28,10 +32,15 @@ class Way:
     pretrained: bool = True
     head: str = "linear"
     longer: int = 1
+    inverse: bool = False
 
-    def settings_for(self, starter: str) -> tuple[str, ...]:
-        """``settings``, and the rate where the row starts from scratch."""
-        return self.settings if self.pretrained else (f"train.lr={SCRATCH[starter]}", *self.settings)
+    def settings_for(self, starter: str, labels: Sequence[int]) -> tuple[str, ...]:
+        """``settings``, the rate where the row starts from scratch, and what depends on the classes drawn."""
+        more = () if self.pretrained else (f"train.lr={SCRATCH[starter]}",)
+        if self.inverse:
+            weights = [f"{c}={1 / math.sqrt(n):.4f}" for c, n in sorted(Counter(labels).items())]
+            more += (f"strategy.weighted.classes={','.join(weights)}",)
+        return (*more, *self.settings)
 
     def expression(self, steps: int) -> str:
         """The strategy expression for so many steps."""
@@ -62,6 +71,7 @@ WAYS = {
         Way(name="norm", strategy="norm:{n}", group="what learns"),
         _on_full("llrd", "rates"),
         Way(name="lora", strategy="lora:{n}", group="adapters"),
+        Way(name="lora-4", strategy="lora:{n}", group="adapters", settings=("strategy.lora.rank=4",)),
         Way(name="dora", strategy="dora:{n}", group="adapters"),
         Way(name="ia3", strategy="ia3:{n}", group="adapters"),
         Way(name="adalora", strategy="adalora:{n}", group="adapters"),
@@ -71,9 +81,12 @@ WAYS = {
         *(_on_full(name, "batches and images") for name in
           ("mixup", "cutmix", "label-smoothing", "trivial-augment", "rand-augment")),
         *(_on_full(name, "averages") for name in ("ema", "swa", "wise-ft")),
+        Way(name="wise-ft-half", strategy="full+wise-ft:{n}", group="averages",
+            settings=("strategy.wise-ft.alpha=0.5",)),
         Way(name="lp-ft+wise-ft", strategy="linear:{a},full+wise-ft:{b}", group="averages", against="lp-ft"),
         _on_full("sam", "optimisation"),
         *(_on_full(name, "imbalance") for name in ("class-balanced", "logit-adjustment", "focal")),
+        Way(name="weighted", strategy="full+weighted:{n}", group="imbalance", inverse=True),
         *(Way(name=name, strategy="fit", group="heads that fit", head=name, against="linear")
           for name in ("prototype", "ridge", "knn")),
     )
