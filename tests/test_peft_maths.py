@@ -33,7 +33,7 @@ def check(expected, before, after, untouched):
 
 
 @pytest.mark.parametrize(
-    ("options", "scale"), [({}, 16 / 8), ({"rank": 4, "alpha": 3.0}, 3 / 4), ({"rslora": True}, 16 / 8**0.5)]
+    ("options", "scale"), [({}, 8 / 4), ({"rank": 8, "alpha": 3.0}, 3 / 8), ({"rslora": True}, 8 / 4**0.5)]
 )
 def test_lora_adds_the_scaled_product_of_its_factors(options, scale):
     parts, before, after = merged(train("lora", **options))
@@ -77,12 +77,12 @@ def test_adalora_adds_its_singular_triplets():
         update = p["lora_B"] @ torch.diag(p["lora_E"].flatten()) @ p["lora_A"]
         ranks.append(len(p["lora_E"]))
         if ranks[-1]:
-            expected[f"{name}.weight"] = before[f"{PREFIX}{name}.weight"] + 16 / 12 * update
-    assert sum(ranks) <= 8 * len(ranks)
+            expected[f"{name}.weight"] = before[f"{PREFIX}{name}.weight"] + 8 / 6 * update
+    assert sum(ranks) <= 4 * len(ranks)
     check(expected, before, after, untouched=50)
 
 
-def allocate(moments, steps, *, start, settle, every=1, first=12, last=8, beta1=0.85, beta2=0.85):
+def allocate(moments, steps, *, start, settle, every=1, first=6, last=4, beta1=0.85, beta2=0.85):
     """AdaLoRA's allocation written from the paper: which singular values are kept after each step.
 
     Args:
@@ -135,7 +135,7 @@ def test_adalora_penalty_is_the_mean_distance_from_orthogonal():
     gaps = []
     for name, p in parts:
         gram = p @ p.T if "lora_A" in name else p.T @ p
-        gaps.append(((gram - torch.eye(12)) ** 2).sum().sqrt())
+        gaps.append(((gram - torch.eye(6)) ** 2).sum().sqrt())
     found = trained.strategy.penalty(trained.model, {}, trained.run)
     assert list(found) == ["orthogonal"]
     assert len(gaps) == 48
@@ -147,22 +147,22 @@ def test_adalora_penalty_is_the_mean_distance_from_orthogonal():
 def test_adalora_works_in_phases_of_few_steps(steps):
     trained = train("adalora", steps=steps)
     kept = sum(int(mask.sum()) for mask in trained.masks[-1].values())
-    assert kept == (24 * 12 if steps == 1 else 24 * 8), "of one step nothing can be told"
+    assert kept == (24 * 6 if steps == 1 else 24 * 4), "of one step nothing can be told"
     trained.strategy.finish(trained.model, trained.run)
 
 
 def test_adalora_makes_its_ranks_final_late_where_the_step_had_no_gradients():
     late = train("adalora", steps=10, skip=(6, 7))
     left = [sum(int(mask.sum()) for mask in masks.values()) for masks in late.masks]
-    assert left[6] > left[7] == left[9] == 24 * 8
+    assert left[6] > left[7] == left[9] == 24 * 4
 
 
 CONFIGS = {
-    "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, target_modules=LAYERS),
-    "dora": lambda: peft.LoraConfig(r=8, lora_alpha=16, use_dora=True, target_modules=LAYERS),
+    "lora": lambda: peft.LoraConfig(r=4, lora_alpha=8, target_modules=LAYERS),
+    "dora": lambda: peft.LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=LAYERS),
     "ia3": lambda: peft.IA3Config(target_modules=["qkv", "fc2"], feedforward_modules=["fc2"]),
     "adalora": lambda: peft.AdaLoraConfig(
-        init_r=12, target_r=8, lora_alpha=16, tinit=1, tfinal=3, total_step=10, deltaT=1, target_modules=LAYERS
+        init_r=6, target_r=4, lora_alpha=8, tinit=1, tfinal=3, total_step=10, deltaT=1, target_modules=LAYERS
     ),
 }
 

@@ -26,8 +26,8 @@ def _dropout() -> Any:
 class LoraOptions:
     """Options of the strategies ``lora`` and ``dora``."""
 
-    rank: int = option(8, help="rank of the update of each layer", low=1, high=MAX_RANK)
-    alpha: float = option(16.0, help="the update is scaled by alpha / rank", low=1e-3)
+    rank: int = option(4, help="rank of the update of each layer", low=1, high=MAX_RANK)
+    alpha: float = option(8.0, help="the update is scaled by alpha / rank", low=1e-3)
     dropout: float = _dropout()
     rslora: bool = option(False, help="scale by alpha / sqrt(rank), for large ranks (arXiv 2312.03732)")
     blocks: int | None = _blocks()
@@ -46,9 +46,9 @@ class Ia3Options:
 class AdaloraOptions:
     """Options of the strategy ``adalora``."""
 
-    rank: int = option(8, help="average rank of the layers at the end", low=1, high=MAX_RANK)
-    initial_rank: int = option(12, help="rank of every layer at the start, above 'rank'", low=2, high=MAX_RANK)
-    alpha: float = option(16.0, help="the update is scaled by alpha / initial_rank", low=1e-3)
+    rank: int = option(4, help="average rank of the layers at the end", low=1, high=MAX_RANK)
+    initial_rank: int = option(6, help="rank of every layer at the start, above 'rank'", low=2, high=MAX_RANK)
+    alpha: float = option(8.0, help="the update is scaled by alpha / initial_rank", low=1e-3)
     dropout: float = _dropout()
     start: float = option(0.1, help="share of the phase's steps before ranks begin to shrink", low=0.0, high=0.99)
     settle: float = option(0.3, help="share of the phase's steps after ranks are final", low=0.0, high=0.99)
