@@ -11,7 +11,7 @@ from zoo_registry import option
 class L2SpOptions:
     """Options of the strategy ``l2-sp``."""
 
-    alpha: float = option(0.01, help="strength of the pull of the backbone to the anchor", low=0.0)
+    alpha: float = option(1.0, help="strength of the pull of the backbone to the anchor", low=0.0)
     beta: float = option(0.01, help="strength of the pull of the head to zero", low=0.0)
     anchor: str = option("base", help="pretrained weights, or those at the phase's start", choices=("base", "start"))
 
