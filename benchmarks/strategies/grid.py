@@ -16,10 +16,10 @@ LONG = ("digits-1", "digits-2", "digits-5")
 PENALTIES = ("l2-sp", "delta", "bss", "distill")
 HEADS = ("prototype", "ridge", "knn")
 ROWS: dict[str, tuple[str, ...]] = {
-    **{f"digits-{k}": (*ANCHORS, *PENALTIES, "lora", "lora-4", *HEADS) for k in LABELS},
+    **{f"digits-{k}": (*ANCHORS, *PENALTIES, "lora", *HEADS) for k in LABELS},
     "digits-10": tuple(WAYS),
-    "glyphs": (*ANCHORS, "partial", "llrd", "gradual", "bitfit", "norm", "lora", "lora-4", "dora", "ia3", "adalora", "l2-sp",
-               "wise-ft", "wise-ft-half", "lp-ft+wise-ft", *HEADS),
+    "glyphs": (*ANCHORS, "partial", "llrd", "gradual", "bitfit", "norm", "lora", "lora-8", "dora", "ia3", "adalora",
+               "l2-sp", "wise-ft-half", "lp-ft+wise-ft", *HEADS),
     "imbalanced": (*ANCHORS, "class-balanced", "weighted", "logit-adjustment", "focal", "label-smoothing", *HEADS),
 }  # fmt: skip
 BALANCED = ("class-balanced", "weighted", "logit-adjustment", "focal")

@@ -58,7 +58,7 @@ def _telling(way: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def drop_old(path: Path) -> None:
-    """Keep the newest row of each cell; a file without others is left alone, another process may be at it."""
+    """Keep the newest row of each cell. Not while another process appends to the file."""
     rows = read_rows(path)
     newest = {key(row): row for row in rows}
     if len(newest) < len(rows):
@@ -73,16 +73,17 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--again", action="store_true", help="measure these cells even where they are known")
-    parser.add_argument("--report", action="store_true", help="measure nothing, write the report")
+    parser.add_argument("--report", action="store_true", help="measure nothing, drop what is out of date, write the report")
     options = parser.parse_args()
     failed = 0
     if not options.report:
         asked = cells(tuple(options.tasks), tuple(options.strategies), tuple(options.starters))
         known = {} if options.again else {key(row): row for row in read_rows(ROWS)}
         failed = measure(missing(asked, tuple(options.seeds), known), ROWS, options.jobs)
-        drop_old(ROWS)
     from report import write_report
 
+    if options.report:
+        drop_old(ROWS)
     write_report(read_rows(ROWS), RESULTS)
     sys.exit(1 if failed else 0)
 

@@ -21,8 +21,8 @@ class Stat:
     draws: int
 
     def text(self) -> str:
-        """``0.953 ± 0.006``."""
-        return f"{self.mean:.3f} ± {self.spread:.3f}"
+        """``0.953 ± 0.006``, and the number of draws where it is not five."""
+        return f"{self.mean:.3f} ± {self.spread:.3f}" + ("" if self.draws == 5 else f" (n={self.draws})")
 
 
 @dataclass(frozen=True)

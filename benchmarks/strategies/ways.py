@@ -71,7 +71,7 @@ WAYS = {
         Way(name="norm", strategy="norm:{n}", group="what learns"),
         _on_full("llrd", "rates"),
         Way(name="lora", strategy="lora:{n}", group="adapters"),
-        Way(name="lora-4", strategy="lora:{n}", group="adapters", settings=("strategy.lora.rank=4",)),
+        Way(name="lora-8", strategy="lora:{n}", group="adapters", settings=("strategy.lora.rank=8",)),
         Way(name="dora", strategy="dora:{n}", group="adapters"),
         Way(name="ia3", strategy="ia3:{n}", group="adapters"),
         Way(name="adalora", strategy="adalora:{n}", group="adapters"),
