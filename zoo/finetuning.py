@@ -27,11 +27,13 @@ from zoo.files import remove_leftovers, write_json
 from zoo.planning import Plan, Request, make_plan
 from zoo.recipe import Recipe, read_recipe, write_recipe
 from zoo.runs import LOCK, RunFolder
+from zoo.teachers import Teachers
 from zoo.training.checkpoint import CheckpointFolder
 from zoo.training.lock import RunLock
 from zoo.training.log import MetricsLog
 from zoo.training.loop import train
 from zoo.training.progress import Reporter
+from zoo.training.rehearsal import rehearse
 from zoo.training.run import Phase, TrainingRun
 from zoo.training.session import check_circumstances, listed_bad, told_ends, write_circumstances
 from zoo.training.signals import StopSignal
@@ -195,9 +197,12 @@ def _execute(
         prepare = getattr(assembled.model.head, "prepare_targets", None)
         if prepare is not None:
             prepare(data.split("train").targets)
+        teachers = Teachers(registry, device, hub, offline, pinned=recipe.teachers)
+        run = _make_run(assembled, phases, recipe, data, registry, teachers)
         if not resume:
+            rehearse(run, build_phases(recipe, registry))
+            recipe = dataclasses.replace(recipe, teachers=teachers.found)
             _open_folder(folder, recipe, data, device, stack)
-        run = _make_run(assembled, phases, recipe, data, registry, device, hub=hub, offline=offline)
         with told_ends(hint, stop), listed_bad(folder.bad_samples, run):
             log = MetricsLog(folder.metrics)
             checkpoints = CheckpointFolder(folder.checkpoints)
@@ -211,18 +216,12 @@ def _make_run(
     recipe: Recipe,
     data: Dataset,
     registry: Registry,
-    device: torch.device,
-    *,
-    hub: str | None,
-    offline: bool,
+    teachers: Teachers,
 ) -> TrainingRun:
+    device, hub, offline = teachers.device, teachers.hub, teachers.offline
+
     def rebuild() -> TransferModel:
         return assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline, pretrained=False).model
-
-    def assemble(name: str) -> TransferModel:
-        from zoo.models import load_model
-
-        return load_model(name, registry, device=device, hub=hub, offline=offline).model
 
     return TrainingRun(
         model=assembled.model,
@@ -233,7 +232,7 @@ def _make_run(
         seed=recipe.seed,
         device=device,
         max_bad=recipe.data.max_bad,
-        assembler=assemble,
+        assembler=teachers,
         rebuild=rebuild,
     )
 

@@ -231,6 +231,7 @@ def _draft(
         seed=chosen("seed", 0),
         pretrained=pretrained,
         weights=base.weights if base is not None and same else None,
+        teachers=base.teachers if base is not None else {},
         image_size=chosen("image_size", None),
         in_chans=chosen("in_chans", None),
     )

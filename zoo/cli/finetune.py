@@ -125,8 +125,7 @@ def finetune(
     if dry_run:
         from zoo.cli.plan import show_plan
 
-        places = {"device": device, "hub": hub, "offline": offline}
-        show_plan(request, registry, **places, batches=measure, as_json=as_json)
+        show_plan(request, registry, device=device, hub=hub, offline=offline, batches=measure, as_json=as_json)
         return
     from zoo.runs import RunFolder, next_run_folder
 

@@ -17,6 +17,7 @@ from zoo.preview.report import Estimate, PhaseView, StrategyView
 from zoo.preview.throwaway import NotHereError, PreviewRun
 from zoo.preview.words import train_words
 from zoo.training.preparing import Prepared, prepare_phase
+from zoo.training.rehearsal import UnreadError
 from zoo.training.run import Phase
 
 
@@ -80,7 +81,7 @@ class PhasePreview:
         def tolerant(model: Any, run: Any) -> None:
             try:
                 prepare(model, run)
-            except NotHereError as error:
+            except (NotHereError, UnreadError) as error:
                 self._absent.add(id(strategy))
                 self.reason = error.message
 

@@ -11,14 +11,12 @@ from zoo_registry import HubError, IntegrityError, Registry, ZooError
 
 from zoo.assembly.assemble import Assembled
 from zoo.assembly.model import TransferModel
-from zoo.evaluation.predictions import Predictions
 from zoo.finetuning import assemble_recipe
 from zoo.planning import Plan
 from zoo.preview.memory import module_bytes
-from zoo.training.run import Phase, TrainingRun
-
-SAMPLES = 32
-"""Samples that a preview reads where a run would read a whole split for features."""
+from zoo.teachers import Teachers
+from zoo.training.rehearsal import RehearsalRun
+from zoo.training.run import Phase
 
 
 class NotHereError(ZooError):
@@ -26,15 +24,13 @@ class NotHereError(ZooError):
 
 
 @dataclasses.dataclass(eq=False)
-class PreviewRun(TrainingRun):
+class PreviewRun(RehearsalRun):
     """A run that is asked by strategies in ``prepare`` and ``begin_epoch``, and by a few steps.
 
     Attributes:
-        passes: passes over a split that strategies asked for, samples in all.
         teacher_bytes: of the models that strategies had assembled.
     """
 
-    passes: int = 0
     teacher_bytes: int = 0
 
     def assemble(self, name: str) -> TransferModel:
@@ -50,32 +46,15 @@ class PreviewRun(TrainingRun):
         self.teacher_bytes += module_bytes(teacher)
         return teacher
 
-    def _predict(self, model: TransferModel, split: str, *, features: bool = False) -> Predictions:
-        """Of a few samples, spread evenly over the split."""
-        whole = self.data.split(split)
-        self.passes += len(whole)
-        chosen = [i * len(whole) // min(SAMPLES, len(whole)) for i in range(min(SAMPLES, len(whole)))]
-        splits = {**self.data.splits, split: whole.subset(chosen)}
-        full, self.data = self.data, dataclasses.replace(self.data, splits=splits)
-        try:
-            found = super()._predict(model, split, features=features)
-        finally:
-            self.data = full
-        if not found.indices:
-            raise NotHereError(f"none of {len(chosen)} samples of {split} can be read")
-        found.indices = [chosen[i] for i in found.indices]
-        return found
-
 
 @dataclasses.dataclass
 class ThrowAway:
     """The model that phases are planned on; every phase starts from a copy of it."""
 
     plan: Plan
-    registry: Registry
     device: torch.device
     assembled: Assembled
-    hub: str | None = None
+    teachers: Teachers
 
     @classmethod
     def build(cls, plan: Plan, registry: Registry, device: torch.device, hub: str | None) -> ThrowAway:
@@ -89,7 +68,8 @@ class ThrowAway:
         prepare: Any = getattr(made.model.head, "prepare_targets", None)
         if prepare is not None:
             prepare(plan.data.split("train").targets)
-        return cls(plan, registry, device, made, hub)
+        teachers = Teachers(registry, device, hub, offline=True, pinned=plan.recipe.teachers)
+        return cls(plan, device, made, teachers)
 
     def run(self, index: int, phases: list[Phase]) -> PreviewRun:
         """A run that stands before phase ``index``; samples are read in this process."""
@@ -103,7 +83,7 @@ class ThrowAway:
             options=dataclasses.replace(recipe.train, workers=0),
             seed=recipe.seed,
             device=self.device,
-            assembler=self._assemble,
+            assembler=self.teachers,
             rebuild=lambda: copy.deepcopy(plain),
             base=weights,
             start=weights,
@@ -111,8 +91,3 @@ class ThrowAway:
         )
         run.bad.allowed = None
         return run
-
-    def _assemble(self, name: str) -> TransferModel:
-        from zoo.models import load_model
-
-        return load_model(name, self.registry, device=self.device, hub=self.hub, offline=True).model

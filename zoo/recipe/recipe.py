@@ -101,6 +101,7 @@ class Recipe:
         seed: of everything random.
         source: the data as given on the command line; stays in the run folder and is never published.
         weights: where the base weights came from (repo, revision, sha256), once resolved.
+        teachers: name of a model that a strategy asked for -> sha256 of its manifest, and its revision on a hub.
     """
 
     backbone: Component
@@ -114,6 +115,7 @@ class Recipe:
     data: DataOptions = field(default_factory=DataOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     weights: dict[str, Any] | None = None
+    teachers: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def label(self) -> str:
         """The strategy expression, as on the command line."""

@@ -14,9 +14,9 @@ from zoo_registry.options import check_options, options_to_dict
 
 from zoo.recipe.recipe import Component, DataOptions, PhaseRecipe, Recipe, TrainOptions
 
-_TOP = ("backbone", "head", "phase", "pretrained", "image_size", "in_chans", "seed", "data", "train", "weights")
-_PHASE = ("epochs", "steps", "rate", "decay", "warmup", "augment")
 _RUN = ("pretrained", "image_size", "in_chans", "seed")
+_TOP = ("backbone", "head", "phase", *_RUN, "data", "train", "weights", "teachers")
+_PHASE = ("epochs", "steps", "rate", "decay", "warmup", "augment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ def recipe_to_dict(recipe: Recipe, *, private: bool = True) -> dict[str, Any]:
     out["train"] = options_to_dict(recipe.train)
     if recipe.weights:
         out["weights"] = {k: v for k, v in recipe.weights.items() if v is not None}
+    if recipe.teachers:
+        out["teachers"] = {name if private else _told(name): dict(pin) for name, pin in recipe.teachers.items()}
     return out
 
 
@@ -81,6 +83,9 @@ def recipe_from_dict(values: dict[str, Any], *, where: str) -> Recipe:
             problems.append(f"[{name}] is missing")
         parts[name] = _read_component(values.get(name, ""), name, problems)
     weights = _table(values, "weights", problems)
+    teachers = _table(values, "teachers", problems)
+    if not all(isinstance(p, dict) and all(isinstance(v, str) for v in p.values()) for p in teachers.values()):
+        problems.append("[teachers] holds a table of texts for each name")
     if not isinstance(source, str | None) or not all(isinstance(value, str) for value in weights.values()):
         problems.append("data.source and the values of [weights] are texts")
     if problems:
@@ -96,6 +101,7 @@ def recipe_from_dict(values: dict[str, Any], *, where: str) -> Recipe:
         data=data,
         train=train,
         weights=dict(weights) or None,
+        teachers={name: dict(pin) for name, pin in teachers.items()},
     )
 
 
