@@ -13,7 +13,7 @@ import pytest
 import torch
 from hub_fixtures import flip, write_manifest
 from safetensors.torch import load_file, save_file
-from small_forms import logits, train
+from small_forms import LORA, RANK, logits, train
 from zoo_registry import IntegrityError, PluginError, Registry, UsageError, ZooError
 from zoo_runs import edit_bundle, zoo
 
@@ -108,7 +108,7 @@ def test_the_adapter_is_there_again_after_a_stop_behind_the_last_step(
 
     with monkeypatch.context() as patched:
         patched.setattr(finetuning, "_conclude", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        asked = ("--backbone", "starter/vit", "--strategy", "linear:1,peft/lora:2", "--batch-size", 16)
+        asked = ("--backbone", "starter/vit", "--strategy", LORA, *RANK, "--batch-size", 16)
         assert zoo("finetune", photos, *asked, "--out", tmp_path / "run").code == 130
     assert not (tmp_path / "run" / "model").exists()
     assert zoo("finetune", "--resume", "--out", tmp_path / "run").code == 0
@@ -374,11 +374,15 @@ HOSTILE_DELTAS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def probe_delta(probe_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The probe's delta; for reading only."""
+    return make(probe_run / "model", tmp_path_factory.mktemp("deltas") / "probe")
+
+
 @pytest.mark.parametrize(("changes", "word"), HOSTILE_DELTAS.values(), ids=HOSTILE_DELTAS.keys())
-def test_a_hostile_delta_is_refused_in_one_line(
-    changes: dict[str, Any], word: str, probe_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    small = make(probe_run / "model", tmp_path / "small")
+def test_a_hostile_delta_is_refused_in_one_line(changes: dict[str, Any], word: str, probe_delta: Path, tmp_path: Path):
+    small = Path(shutil.copytree(probe_delta, tmp_path / "small"))
     edit_bundle(small, **changes)
     before = set(sys.modules)
     with pytest.raises(IntegrityError) as caught:

@@ -86,6 +86,8 @@ def deaf(spec, options):
     return Deaf()
 """
 
+LORA = "linear:1,peft/lora:2"
+RANK = ("--set", "strategy.lora.rank=8")
 TAG = "timm/test_vit.r160_in1k"
 
 
@@ -145,7 +147,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def lora_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the small ViT: a linear probe, then LoRA; for reading only."""
-    return train(photos, tmp_path_factory.mktemp("runs") / "lora", "linear:1,peft/lora:2")
+    return train(photos, tmp_path_factory.mktemp("runs") / "lora", LORA, *RANK)
 
 
 @pytest.fixture(scope="session")
