@@ -98,6 +98,9 @@ TURNS = {
     "a phase of nothing": Turn(START + "--strategy linear:0", 2, ("phase 1", "0")),
     "two tuning strategies in a phase": Turn(START + "--strategy linear+full:3", 2, ("phase 1", "linear", "full")),
     "steps for what takes none": Turn(START + "--head prototype --strategy fit:3", 2, ("fit", "no steps"), ("'fit'",)),
+    "steps before the head is fitted": Turn(
+        START + "--head ridge --strategy full:2,fit", 2, ("phase 1", "ridge", "'fit'"), ("fit,full,fit",)
+    ),
     "a prototype that nobody fits": Turn(
         START + "--head prototype --strategy full:3", 2, ("prototype",), ("--strategy fit",)
     ),

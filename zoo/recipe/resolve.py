@@ -150,6 +150,14 @@ def _resolve_phase(
         errors.append(
             UsageError(f"{where}: {' and '.join(still)} takes no steps, so it has no length", hint=f"write {plain!r}")
         )
+    idle = [spec.name for spec in specs if spec.gradient] if still else []
+    if idle:
+        errors.append(
+            UsageError(
+                f"{where}: {' and '.join(still)} takes no steps, so {' and '.join(idle)} would do nothing there",
+                hint=f"leave it out, or put it into a phase of its own: {still[0]},full+{idle[0]}",
+            )
+        )
     values = {name: _number(phase, name, where, errors) for name in ("rate", "decay", "warmup")}
     defaults = _defaults(specs)
     augment = phase.augment or recipe.train.augment
@@ -221,15 +229,24 @@ def _fit_problems(
                     hint=f"zoo list backbones --capability {missing[0]}",
                 )
             )
-    fits = any("fit" in e.spec.head_needs for phase in entries for e in phase)
-    if not top.gradient and not fits:
-        problems.append(
-            UsageError(
-                f"head {head} learns by fitting itself on features, and no phase does that",
-                hint=f"--strategy {FIT_STRATEGY}, or append ',{FIT_STRATEGY}'",
-            )
-        )
-    return problems
+    return problems + ([] if top.gradient else _unfitted_problems(head, entries))
+
+
+def _unfitted_problems(head: str, entries: list[list[Entry[StrategySpec]]]) -> list[ZooError]:
+    """A head without gradients must be fitted, and before it is its loss says nothing to the backbone."""
+    fits = [any("fit" in e.spec.head_needs for e in phase) for phase in entries]
+    around = f"--strategy {FIT_STRATEGY}, or around other phases: {FIT_STRATEGY},full,{FIT_STRATEGY}"
+    if not any(fits):
+        return [UsageError(f"head {head} learns by fitting itself on features, and no phase does that", hint=around)]
+    blind = [
+        place
+        for place, phase in enumerate(entries[: fits.index(True)], 1)
+        if all(e.spec.gradient and e.spec.role != "objective" for e in phase)
+    ]
+    if blind:
+        message = f"phase {blind[0]} learns from head {head}, which knows nothing before '{FIT_STRATEGY}' has fitted it"
+        return [UsageError(message, hint=around)]
+    return []
 
 
 def _delta_problems(entries: list[list[Entry[StrategySpec]]]) -> list[ZooError]:
