@@ -219,8 +219,16 @@ def test_wise_ft_lies_between_start_and_end(alpha):
     assert moved > 4
 
 
-def test_wise_ft_recalibrates_batch_norm():
-    run, end, _ = two_phases(part("wise-ft", alpha=0.5), backbone="norm")
+def test_wise_ft_interpolates_batch_norm_statistics():
+    run, end, _ = two_phases(part("wise-ft", alpha=0.25), backbone="norm")
+    for kind in ("weight", "running_mean", "running_var"):
+        name = f"backbone.stem.1.{kind}"
+        torch.testing.assert_close(run.model.state_dict()[name], 0.75 * run.start[name] + 0.25 * end[name])
+        assert not torch.equal(run.start[name], end[name])
+
+
+def test_wise_ft_recalibrates_batch_norm_where_asked_to():
+    run, end, _ = two_phases(part("wise-ft", alpha=0.5, statistics="recalibrated"), backbone="norm")
     name = "backbone.stem.1.weight"
     torch.testing.assert_close(run.model.state_dict()[name], 0.5 * run.start[name] + 0.5 * end[name])
     assert not torch.equal(run.start["backbone.stem.0.weight"], end["backbone.stem.0.weight"])

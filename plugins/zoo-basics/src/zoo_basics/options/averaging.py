@@ -23,6 +23,9 @@ class SwaOptions:
     every: str = option("epoch", help="how often weights are taken into the average", choices=("epoch", "step"))
 
 
+STATISTICS = ("interpolated", "recalibrated")
+
+
 @dataclass(frozen=True, kw_only=True)
 class WiseFtOptions:
     """Options of the strategy ``wise-ft``.
@@ -36,6 +39,9 @@ class WiseFtOptions:
     )
     tolerance: float = option(
         0.005, help="how much of the main validation metric auto gives for a smaller alpha", low=0.0
+    )
+    statistics: str = option(
+        "interpolated", help="BatchNorm statistics: as the weights, or from train", choices=STATISTICS
     )
 
     def __post_init__(self) -> None:
