@@ -240,6 +240,11 @@ def test_what_does_not_resolve_is_named(changes: dict, part: str):
     assert part in caught.value.message
 
 
+def test_what_would_do_nothing_in_a_phase_without_steps_is_refused():
+    with pytest.raises(UsageError, match="fit takes no steps, so mixup and ema would do nothing there"):
+        resolve_recipe(recipe("mixup+fit+ema"), REGISTRY)
+
+
 def test_one_error_says_them_all_and_has_the_gravest_code():
     merged = merge_errors([UsageError("a", hint="x"), UsageError("b", hint="x"), ZooError("c", hint="y")])
     assert (merged.message, merged.hint, merged.exit_code) == ("a; b; c", "x; y", 2)
