@@ -107,14 +107,7 @@ def finetune(
       zoo finetune --resume --out run
     """
     if resume:
-        given = {n: v for n, v in asked.items() if n != "workers"}  # their number does not change the result
-        said = [f"--{FLAGS.get(n, n).replace('_', '-')}" for n, v in given.items() if v not in (None, (), False)]
-        said += ["--dry-run"] * dry_run
-        if said:
-            raise UsageError(
-                f"--resume goes on by the run's own recipe, so {', '.join(said)} cannot be given with it",
-                hint="leave it out, or start a new run: zoo finetune --recipe RUN/recipe.toml",
-            )
+        _refuse_beside_resume(asked, dry_run)
     if measure is not None and not dry_run:
         raise UsageError("--measure is for --dry-run", hint="add --dry-run, or leave --measure out")
     registry = open_registry()
@@ -135,7 +128,6 @@ def finetune(
     from zoo.planning import make_plan
 
     resolve_device(device)
-
     plan = make_plan(request, registry)
     from zoo.cli.plan import print_recipe
 
@@ -147,6 +139,22 @@ def finetune(
             plan, registry, out=folder, device=device, hub=hub, offline=offline, reporter=reporter
         )
     show_result(result, as_json)
+
+
+def _refuse_beside_resume(asked: dict[str, Any], dry_run: bool) -> None:
+    """What a resumed run cannot be told.
+
+    Raises:
+        UsageError: names the options.
+    """
+    given = {n: v for n, v in asked.items() if n != "workers"}  # their number does not change the result
+    said = [f"--{FLAGS.get(n, n).replace('_', '-')}" for n, v in given.items() if v not in (None, (), False)]
+    said += ["--dry-run"] * dry_run
+    if said:
+        raise UsageError(
+            f"--resume goes on by the run's own recipe, so {', '.join(said)} cannot be given with it",
+            hint="leave it out, or start a new run: zoo finetune --recipe RUN/recipe.toml",
+        )
 
 
 def make_request(data: str | None, asked: dict[str, Any]) -> Request:
