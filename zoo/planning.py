@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from zoo.recipe.resolve import (
     default_head,
     merge_errors,
     resolve_recipe,
+    run_checks,
 )
 from zoo.recipe.settings import apply_strategy_settings, split_settings, under_root
 
@@ -117,19 +118,13 @@ def make_plan(request: Request, registry: Registry) -> Plan:
 def _check_fit(recipe: Recipe, registry: Registry, data: Dataset) -> None:
     """Backbone, head, data, input and weights must fit each other; all that does not is said at once."""
     backbone, head = registry.backbone(recipe.backbone.name), registry.head(recipe.head.name)
-    errors: list[ZooError] = []
-    checks: list[Callable[[], object]] = [
-        lambda: check_fit(backbone, head, data.columns),
-        lambda: resolve_input(backbone, recipe.image_size, recipe.in_chans),
-        lambda: check_weights(backbone) if recipe.pretrained else None,
-    ]
-    for check in checks:
-        try:
-            check()
-        except ZooError as error:
-            errors.append(error)
-    if errors:
-        raise merge_errors(errors)
+    run_checks(
+        (
+            lambda: check_fit(backbone, head, data.columns),
+            lambda: resolve_input(backbone, recipe.image_size, recipe.in_chans),
+            lambda: check_weights(backbone) if recipe.pretrained else None,
+        )
+    )
 
 
 def open_recipe_data(source: Any, recipe: Recipe, **more: Any) -> Dataset:

@@ -22,7 +22,7 @@ from zoo.preview.phases import PhasePreview
 from zoo.preview.report import PhaseView, Preview
 from zoo.preview.throwaway import NotHereError, PreviewRun, ThrowAway
 from zoo.preview.words import eval_words, input_json, normalise_words
-from zoo.recipe.resolve import merge_errors
+from zoo.recipe.resolve import run_checks
 from zoo.recipe.toml import recipe_to_dict
 from zoo.training.run import Phase
 from zoo.training.streams import check_streams
@@ -59,7 +59,7 @@ def preview(
     recipe, data = plan.recipe, plan.data
     with reproducible(recipe.train.deterministic, recipe.train.threads):
         phases = build_phases(recipe, registry)
-        _check([lambda p=phase: check_streams(p.specs, data) for phase in phases])  # type: ignore[misc]
+        run_checks([lambda p=phase: check_streams(p.specs, data) for phase in phases])  # type: ignore[misc]
         looked = _Looked(plan, registry, where, hub, batches)
         looked.look(phases)
         return looked.result(offline)
@@ -168,18 +168,6 @@ class _Looked:
         known = [estimate for estimate in estimates if estimate is not None]
         final = final_seconds(self.plan.data, self.evaluation, self.plan.recipe.train.workers)
         return final + sum(e.seconds for e in known), max(e.memory.peak for e in known)
-
-
-def _check(checks: list[Any]) -> None:
-    """Run them all; raise everything they raised."""
-    errors: list[ZooError] = []
-    for check in checks:
-        try:
-            check()
-        except ZooError as error:
-            errors.append(error)
-    if errors:
-        raise merge_errors(errors)
 
 
 def _backbone_json(entry: Entry[BackboneSpec], made: ThrowAway | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zoo_registry import Column, Entry, Registry, StrategySpec, UsageError, ZooError
@@ -79,6 +79,22 @@ def merge_errors(errors: list[ZooError]) -> ZooError:
     gravest = max(errors, key=lambda error: error.exit_code)
     hints = list(dict.fromkeys(error.hint for error in errors if error.hint))
     return type(gravest)("; ".join(error.message for error in errors), hint="; ".join(hints) or None)
+
+
+def run_checks(checks: Iterable[Callable[[], object]]) -> None:
+    """Run them all; raise what they raised as one error.
+
+    Raises:
+        ZooError: see :func:`merge_errors`.
+    """
+    errors: list[ZooError] = []
+    for check in checks:
+        try:
+            check()
+        except ZooError as error:
+            errors.append(error)
+    if errors:
+        raise merge_errors(errors)
 
 
 def _component(
