@@ -22,7 +22,7 @@ from zoo.preview.phases import PhasePreview
 from zoo.preview.report import PhaseView, Preview
 from zoo.preview.throwaway import NotHereError, PreviewRun, ThrowAway
 from zoo.preview.words import eval_words, input_json, normalise_words
-from zoo.recipe.resolve import run_checks
+from zoo.recipe.resolve import merge_errors, run_checks
 from zoo.recipe.toml import recipe_to_dict
 from zoo.training.run import Phase
 from zoo.training.streams import check_streams
