@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--again", action="store_true", help="measure these cells even where they are known")
-    parser.add_argument("--report", action="store_true", help="measure nothing, drop what is out of date, write the report")
+    parser.add_argument(
+        "--report", action="store_true", help="measure nothing, drop what is out of date, write the report"
+    )
     options = parser.parse_args()
     failed = 0
     if not options.report:

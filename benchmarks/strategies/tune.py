@@ -131,6 +131,7 @@ def report(rows: list[Row]) -> str:
     lines = ["# Tuning of the strategies' defaults", "", "Command: `python benchmarks/strategies/tune.py`", ""]
     lines += [__doc__.partition("\n\n")[2].replace("\n", " ").strip(), ""]
     lines += [f"Draws {', '.join(map(str, SEEDS))}, {STEPS} steps: mean accuracy on val (negative log-likelihood).", ""]
+    waiting = []
     for knob in KNOBS:
         found: dict[float, list[Row]] = defaultdict(list)
         for row in rows:
@@ -138,6 +139,10 @@ def report(rows: list[Row]) -> str:
                 found[row["setting"]].append(row)
         if found:
             lines += _section(knob, dict(sorted(found.items())))
+        else:
+            waiting.append(f"`{knob.name}` ({', '.join(f'{v:g}' for v in knob.values)})")
+    if waiting:
+        lines += [f"Not tried yet, the default is what it was: {'; '.join(waiting)}.", ""]
     return "\n".join(lines) + "\n"
 
 

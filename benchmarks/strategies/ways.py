@@ -84,6 +84,13 @@ WAYS = {
         Way(name="wise-ft-half", strategy="full+wise-ft:{n}", group="averages",
             settings=("strategy.wise-ft.alpha=0.5",)),
         Way(name="lp-ft+wise-ft", strategy="linear:{a},full+wise-ft:{b}", group="averages", against="lp-ft"),
+        Way(
+            name="lp-ft+wise-ft-recal",
+            strategy="linear:{a},full+wise-ft:{b}",
+            group="averages",
+            against="lp-ft",
+            settings=("strategy.wise-ft.statistics=recalibrated",),
+        ),
         _on_full("sam", "optimisation"),
         *(_on_full(name, "imbalance") for name in ("class-balanced", "logit-adjustment", "focal")),
         Way(name="weighted", strategy="full+weighted:{n}", group="imbalance", inverse=True),
