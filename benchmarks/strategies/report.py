@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from claims import Claim, find_claims
 from grid import STARTERS, STEPS
 from machine import describe_machine, describe_versions
+from pool import read_rows
 from shifts import SHIFTS
 from table import CLEAN, MACRO, SHIFTED, WORST, Row, Table
 from tasks import LABELS, LONG_TAIL, TASKS, TEST, WITH_SHIFTS
 from tasks import SHIFTED as COUNT
+from tune import FEW, TRIED
 from ways import SCRATCH, WAYS, Way
 
 COMMAND = "python benchmarks/strategies/run.py"
-HERE = Path(__file__).parent
+PLAIN = 1e-3
+"""The rate of ``full``, as shipped."""
 
 
 def write_report(rows: Iterable[Row], folder: Path) -> None:
@@ -37,14 +42,15 @@ def write_report(rows: Iterable[Row], folder: Path) -> None:
 def _markdown(table: Table, claims: list[Claim]) -> list[str]:
     lines = ["# Strategies on small tasks", "", f"Command: `{COMMAND}`", ""]
     versions = describe_versions("torch", "timm", "peft", "scikit-learn", "numpy", "transfer-zoo")
-    hours = sum(row["all_seconds"] for cell in table.rows.values() for row in cell.values()) / 3600
     count = sum(map(len, table.rows.values()))
-    lines += [f"Machine: {describe_machine()}; {versions}. {count} runs, {hours:.1f} core hours.", ""]
+    lines += [f"Machine: {describe_machine()}; {versions}. {count} runs.", ""]
     lines += [*_about(), "", "![figure](strategies.png)", "", "## What should show", ""]
+    tried = read_rows(TRIED)
     for claim in claims:
         lines.append(f"- **{claim.title}: {claim.verdict}.** Bar: {claim.bar}.")
         lines += [f"  - `{f.starter}`: {f.numbers}" for f in claim.findings if f.numbers]
-    lines += ["", *_tried()]
+        lines += _tried(claim, tried)
+    lines.append("")
     for starter in STARTERS:
         lines += [f"## `starter/{starter}`", "", *_labels(table, starter), *_differences(table, starter)]
         lines += [*_shifted(table, starter), *_glyphs(table, starter), *_imbalanced(table, starter)]
@@ -69,10 +75,23 @@ def _about() -> list[str]:
     ]
 
 
-def _tried() -> list[str]:
-    """What was tried where a claim does not show."""
-    path = HERE / "tried.md"
-    return [path.read_text(encoding="utf-8")] if path.exists() else []
+def _tried(claim: Claim, rows: list[Row]) -> list[str]:
+    """What was tried on validation where a penalty does not show, beside plain fine-tuning on the same draws."""
+    lines = []
+    for finding in claim.findings:
+        values: dict[float, list[float]] = defaultdict(list)
+        plain: list[float] = []
+        for row in rows:
+            if row["starter"] == finding.starter and row["task"] in FEW:
+                if row["way"] == claim.way and row["what"].startswith("strategy."):
+                    values[row["setting"]].append(row["val"]["accuracy"])
+                elif row["way"] == "full" and row["setting"] == PLAIN:
+                    plain.append(row["val"]["accuracy"])
+        if finding.shown is False and values and plain:
+            tried = ", ".join(f"{v:g}: {statistics.mean(scores):.3f}" for v, scores in sorted(values.items()))
+            said = f"tried on validation at 2 and 5 labels, alpha {tried}; full {statistics.mean(plain):.3f}"
+            lines.append(f"  - `{finding.starter}`, {said}")
+    return lines
 
 
 def _table(head: list[str], body: list[list[str]]) -> list[str]:
@@ -94,10 +113,8 @@ def _pair(table: Table, task: str, way: Way, starter: str, metric: str = CLEAN) 
     return pair.text() if pair else ""
 
 
-def _cost(table: Table, task: str, way: str, starter: str) -> list[str]:
-    if not table.has(task, way, starter):
-        return ["", ""]
-    return [f"{table.first(task, way, starter)['trainable']:,}", f"{table.seconds(task, way, starter):.1f}"]
+def _trainable(table: Table, task: str, way: str, starter: str) -> str:
+    return f"{table.first(task, way, starter)['trainable']:,}" if table.has(task, way, starter) else ""
 
 
 def _labels(table: Table, starter: str) -> list[str]:
@@ -111,10 +128,9 @@ def _differences(table: Table, starter: str) -> list[str]:
     tasks = [f"digits-{k}" for k in LABELS]
     ways = [w for w in _known(table, starter, tasks) if w.against]
     body = [[f"`{w.name}`", f"`{w.against}`", *(_pair(table, t, w, starter) for t in tasks),
-             *_cost(table, f"digits-{WITH_SHIFTS}", w.name, starter)] for w in ways]  # fmt: skip
-    head = ["row", "against", *map(str, LABELS), "trainable", "seconds"]
-    return ["Differences, trainable parameters and seconds of training on one thread (busy machine):", "",
-            *_table(head, body)]  # fmt: skip
+             _trainable(table, f"digits-{WITH_SHIFTS}", w.name, starter)] for w in ways]  # fmt: skip
+    head = ["row", "against", *map(str, LABELS), "trainable"]
+    return ["Differences, and trainable parameters:", "", *_table(head, body)]
 
 
 def _shifted(table: Table, starter: str) -> list[str]:
@@ -132,9 +148,9 @@ def _shifted(table: Table, starter: str) -> list[str]:
 
 def _glyphs(table: Table, starter: str) -> list[str]:
     body = [[f"`{w.name}`", _stat(table, "glyphs", w.name, starter), f"`{w.against}`" if w.against else "",
-             _pair(table, "glyphs", w, starter), *_cost(table, "glyphs", w.name, starter)]
+             _pair(table, "glyphs", w, starter), _trainable(table, "glyphs", w.name, starter)]
             for w in _known(table, starter, ["glyphs"])]  # fmt: skip
-    head = ["row", "accuracy", "against", "difference", "trainable", "seconds"]
+    head = ["row", "accuracy", "against", "difference", "trainable"]
     return ["### Glyphs: 60 signs, three drawings each, tested in another face", "", *_table(head, body)]
 
 

@@ -60,6 +60,7 @@ class Knob:
 
 KNOBS = (
     Knob(way="full", values=(3e-4, 5e-4, 1e-3, 2e-3)),
+    Knob(way="full", values=(1e-3,), tasks=("digits-2",), note="What the penalties are compared with."),
     Knob(way="lp-ft", values=(3e-4, 5e-4, 1e-3, 2e-3), phase=1),
     Knob(way="l2-sp", what="strategy.l2-sp.alpha", values=(0.001, 0.01, 0.1, 0.3, 1.0), tasks=FEW),
     Knob(way="lora", values=(1e-3, 2e-3, 5e-3)),
