@@ -112,7 +112,7 @@ def test_a_strong_l2_sp_holds_the_backbone_where_it_was():
 
 
 def test_l2_sp_asks_for_no_weight_decay_and_says_its_anchor():
-    spec, strategy = part("l2-sp", anchor="start")
+    spec, strategy = part("l2-sp", alpha=0.01, anchor="start")
     assert spec.defaults.decay == 0.0
     assert strategy.explain(None, None) == (
         "pulls what learns of the backbone to its weights at the phase's start (alpha 0.01) and the head to zero "

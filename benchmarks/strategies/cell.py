@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -117,7 +116,6 @@ def run_cell(
         JSON values; metrics by split, trainable parameters, steps, seconds of training and of everything.
     """
     began = time.monotonic()
-    logging.getLogger("zoo").setLevel(logging.ERROR)
     made = plan(task, way, starter, seed, steps=steps, settings=settings)
     recipe, data = made.recipe, made.data
     if rates:

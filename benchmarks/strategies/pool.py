@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -56,10 +57,15 @@ def measure(tasks: list[Task], path: Path, jobs: int) -> int:
 
 def _results(tasks: list[Task], jobs: int) -> Iterator[tuple[Row | None, str]]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=_quiet) as pool:
         futures = [pool.submit(_guarded, *task) for task in tasks]
         for future in as_completed(futures):
             yield future.result()
+
+
+def _quiet() -> None:
+    """Rows, not notes on their data."""
+    logging.getLogger("zoo").setLevel(logging.ERROR)
 
 
 def _guarded(function: Callable[..., Row], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, str]:

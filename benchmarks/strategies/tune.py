@@ -24,7 +24,7 @@ from ways import WAYS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 TRIED = RESULTS / "strategies-tuning.jsonl"
-SEEDS = (100,)
+SEEDS = (100, 101)
 """Draws that are not in the table."""
 FEW = ("digits-2", "digits-5")
 """Where penalties are tuned."""
