@@ -40,13 +40,13 @@ RECIPES: tuple[RecipeSpec, ...] = (
     ),
     RecipeSpec(
         name="few-shot",
-        summary="ridge regression on frozen features: one to five labels a class, in seconds and without a rate",
+        summary="nearest class mean on frozen features: one to five labels a class, in seconds and without a rate",
         phases=(RecipePhase(strategies=("basics/fit",)),),
-        head="basics/ridge",
+        head="basics/prototype",
         paper=Paper(
-            title="Rethinking Few-Shot Image Classification: a Good Embedding Is All You Need?",
-            year=2020,
-            link="https://arxiv.org/abs/2003.11539",
+            title="SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot Learning",
+            year=2019,
+            link="https://arxiv.org/abs/1911.04623",
         ),
     ),
 )
