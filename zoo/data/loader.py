@@ -6,7 +6,6 @@ no state of its own, so a run resumes anywhere by giving the rest of the plan.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from zoo_registry.errors import RunStoppedError
 
 from zoo.data.bad import BadRow
 from zoo.data.dataset import BadSample, Split
+from zoo.data.workers import start_worker, waiting, watch
 from zoo.keys import generator
 
 Draw = tuple[int, int]
@@ -131,11 +131,6 @@ def _itself(batch: LoadedBatch) -> LoadedBatch:
     return batch
 
 
-def _start_worker(worker: int) -> None:
-    """Ctrl-C belongs to the main process, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class ViewLoader:
     """Loads views of a split.
 
@@ -160,6 +155,7 @@ class ViewLoader:
         pin_memory: bool = False,
     ) -> None:
         self.split = split
+        self.workers = workers
         self._plan = _Plan()
         # The generator is the loader's own: without it, starting an epoch would draw from torch's global one.
         self._loader: DataLoader[LoadedBatch] | None = DataLoader(
@@ -168,7 +164,7 @@ class ViewLoader:
             sampler=self._plan,
             num_workers=workers,
             collate_fn=_itself,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator(),
@@ -186,7 +182,7 @@ class ViewLoader:
             raise RuntimeError("the loader is closed")
         self._plan.epoch, self._plan.plan = epoch, plan
         try:
-            yield from self._loader
+            yield from self._waited()
         except (RuntimeError, EOFError, OSError) as error:  # EOFError: it died with a batch still to be handed over
             if "DataLoader worker" not in str(error) and not self._lost_worker():
                 raise
@@ -194,6 +190,21 @@ class ViewLoader:
             raise RunStoppedError(
                 f"a data worker died: {reason}", hint="resume with fewer workers (--workers 0)"
             ) from error
+
+    def _waited(self) -> Iterator[LoadedBatch]:
+        """The batches; the death of a worker raises in here alone, and not in what is done with a batch."""
+        if not self.workers:
+            yield from self._loader or ()
+            return
+        with waiting():
+            iterator = iter(self._loader or ())
+        watch()
+        while True:
+            with waiting():
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch
 
     def _lost_worker(self) -> bool:
         """Whether a worker is dead, or about to be (the pipe breaks a moment before the process is gone)."""
@@ -209,11 +220,14 @@ class ViewLoader:
         return False
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes, also one that waits for a file."""
         iterator, self._loader = getattr(self._loader, "_iterator", None), None
         if iterator is not None:
             with suppress(RuntimeError):  # a worker that had died already; the others are ended all the same
                 iterator._shutdown_workers()
+            for worker in getattr(iterator, "_workers", ()):
+                if worker.is_alive():
+                    worker.kill()
 
     def __enter__(self) -> ViewLoader:
         return self
