@@ -206,7 +206,8 @@ def _execute(
         with told_ends(hint, stop), listed_bad(folder.bad_samples, run):
             log = MetricsLog(folder.metrics)
             checkpoints = CheckpointFolder(folder.checkpoints)
-            train(run, log=log, checkpoints=checkpoints, reporter=reporter, stop=stop)
+            machine = MetricsLog(folder.machine)
+            train(run, log=log, checkpoints=checkpoints, reporter=reporter, stop=stop, machine=machine)
             return _conclude(run, log, assembled, recipe, registry, folder, reporter)
 
 

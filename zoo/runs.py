@@ -2,8 +2,8 @@
 
 ::
 
-    RUN/recipe.toml  run.json  metrics.jsonl  report.json  bad_samples.csv  curves.png  checkpoints/
-        model/ (the bundle)
+    RUN/recipe.toml  run.json  metrics.jsonl  machine.jsonl  report.json  bad_samples.csv  curves.png  trackers.json
+        checkpoints/  model/ (the bundle)
 """
 
 from __future__ import annotations
@@ -38,6 +38,16 @@ class RunFolder:
     def metrics(self) -> Path:
         """The log, a JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def machine(self) -> Path:
+        """What each epoch cost on this machine: speed, waiting, memory. It differs from run to run."""
+        return self.path / "machine.jsonl"
+
+    @property
+    def trackers(self) -> Path:
+        """The trackers that the run reports to, for a resume."""
+        return self.path / "trackers.json"
 
     @property
     def report(self) -> Path:

@@ -65,6 +65,8 @@ class DataOptions:
 
 
 AUGMENTS = ("auto", "none", "light", "medium", "strong")
+AUTO = "auto"
+SWITCH = (AUTO, True, False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +86,16 @@ class TrainOptions:
     keep: str = option("best", help="weights a phase ends with", choices=("best", "last"))
     evaluate_every: int = option(1, help="epochs between evaluations on val", low=1)
     checkpoint_every: float = option(120.0, help="seconds between checkpoints within an epoch", low=0)
+    log_every: int = option(0, help="steps between rows of metrics.jsonl within an epoch; 0 none", low=0)
     workers: int = option(0, help="processes that decode images", low=0, high=256)
     threads: int = option(0, help="torch CPU threads; 0 leaves torch's choice", low=0)
     deterministic: bool = option(True, help="deterministic kernels, so that two runs agree bit by bit")
+    precision: str = option(
+        AUTO, help="of the backbone's training passes; auto measures", choices=(AUTO, "float32", "tf32", "bf16")
+    )
+    memory_format: str = option(AUTO, help="of images and kernels", choices=(AUTO, "contiguous", "channels_last"))
+    fused: bool | str = option(AUTO, help="AdamW as one kernel", choices=SWITCH)
+    compile: bool | str = option(AUTO, help="run the backbone through torch.compile", choices=SWITCH)
 
 
 @dataclass(frozen=True, kw_only=True)

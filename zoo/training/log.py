@@ -22,6 +22,7 @@ class MetricsLog:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.content: list[dict[str, Any]] = []
+        self._unsure = False
         if path is not None and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             self.content = [row for line in lines if (row := _parse(line)) is not None]
@@ -31,15 +32,24 @@ class MetricsLog:
         """Number of rows."""
         return len(self.content)
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; a NaN is written as null."""
+    def append(self, row: Mapping[str, Any], *, sync: bool = True) -> None:
+        """Add a row; a NaN is written as null. Without ``sync`` it is on disk for sure after :meth:`sync` only."""
         plain = _plain(dict(row))
         self.content.append(plain)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain, allow_nan=False) + "\n")
                 file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            self._unsure = not sync
+
+    def sync(self) -> None:
+        """Make sure that all rows are on disk."""
+        if self._unsure and self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
                 os.fsync(file.fileno())
+            self._unsure = False
 
     def truncate(self, rows: int) -> None:
         """Forget everything after the first ``rows`` rows."""

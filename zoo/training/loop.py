@@ -33,7 +33,9 @@ from zoo.training.progress import Reporter
 from zoo.training.run import Phase, TrainingRun
 from zoo.training.selection import Selection
 from zoo.training.signals import StopSignal
+from zoo.training.step import StepResult
 from zoo.training.streams import check_streams
+from zoo.training.watch import Watch, input_hint
 
 
 def train(
@@ -43,6 +45,7 @@ def train(
     checkpoints: CheckpointFolder | None,
     reporter: Reporter,
     stop: StopSignal | None = None,
+    machine: MetricsLog | None = None,
 ) -> None:
     """Run all phases, from the newest checkpoint where there is one. The model is plain and final afterwards.
 
@@ -52,6 +55,7 @@ def train(
         checkpoints: None keeps nothing.
         reporter: told of progress.
         stop: asked after every step; None cannot be asked.
+        machine: gets what each epoch cost on this machine; nothing is ever cut off of it.
 
     Raises:
         RunStoppedError: loss or gradient is not finite, or a signal came; the newest checkpoint can be resumed.
@@ -69,7 +73,11 @@ def train(
     for index, phase in enumerate(run.phases[first:], first):
         run.phase = index
         state = resumed.state if resumed is not None and index == first else None
-        PhaseLoop(run, phase, log, checkpoints, reporter, stop or StopSignal()).run_phase(state)
+        PhaseLoop(run, phase, log, checkpoints, reporter, stop or StopSignal(), machine).run_phase(state)
+
+
+NOTHING = {"loss": 0.0, "samples": 0, "norm": 0.0, "norm_max": 0.0, "steps": 0}
+"""Sums of an epoch before its first step."""
 
 
 class PhaseLoop:
@@ -78,7 +86,7 @@ class PhaseLoop:
     Attributes:
         ended: whether its last step is done.
         begun: states of strategies at the epoch's start, see :func:`zoo.training.phase_state.begun_states`.
-        sums: loss and samples of the epoch so far.
+        sums: loss, samples, gradient norms and steps of the epoch so far.
     """
 
     def __init__(
@@ -89,6 +97,7 @@ class PhaseLoop:
         checkpoints: CheckpointFolder | None,
         reporter: Reporter,
         stop: StopSignal,
+        machine: MetricsLog | None = None,
     ) -> None:
         self.run, self.phase, self.log, self.reporter, self.stop = run, phase, log, reporter, stop
         self.checkpoints = checkpoints
@@ -96,8 +105,9 @@ class PhaseLoop:
         self.selection = Selection(run.phase, run.options.keep, run.options.patience, checkpoints)
         self.ended = False
         self.begun: list[dict[str, Any]] = [{} for _ in phase.strategies]
-        self.sums = {"loss": 0.0, "samples": 0}
+        self.sums = dict(NOTHING)
         self.losses: dict[str, float] = {}
+        self.machine, self.watch, self.hinted = machine, Watch(run.device), False
         self.saved_at = time.monotonic()
 
     def run_phase(self, state: dict[str, Any] | None) -> None:
@@ -127,6 +137,7 @@ class PhaseLoop:
                 self.model.load_state_dict(self.checkpoints.load_weights(name))
             else:
                 self.checkpoints.save_weights(name, self.model.state_dict())
+        run.dress(self.model)  # an earlier phase may have put plain tensors in
         run.start = clone_state(self.model.state_dict())
         run.step = run.epoch = run.micro = 0
 
@@ -142,7 +153,8 @@ class PhaseLoop:
                 self._begin_epoch()
             self.model.train()
             self.guard.begin_epoch(self.model, self.stepper.grouped)
-            for batches in self.feed.epoch(run.epoch, within):
+            self.watch.begin()
+            for batches in self.watch.feed(self.feed.epoch(run.epoch, within)):
                 self._step(batches)
                 last = run.step == run.total_steps
                 if last or run.step % per_epoch == 0:
@@ -156,7 +168,7 @@ class PhaseLoop:
         for strategy in self.phase.strategies:
             strategy.begin_epoch(self.model, self.run.seen)
         self.feed.weigh()
-        self.sums = {"loss": 0.0, "samples": 0}
+        self.sums = dict(NOTHING)
 
     def _step(self, batches: list[dict[str, Batch]]) -> None:
         run = self.run
@@ -164,8 +176,22 @@ class PhaseLoop:
         self.losses = result.losses
         self.sums["loss"] += result.loss * result.samples
         self.sums["samples"] += result.samples
+        self.sums["norm"] += result.norm
+        self.sums["norm_max"] = max(self.sums["norm_max"], result.norm)
+        self.sums["steps"] += 1
+        self.watch.count(result.samples)
         run.step += 1
+        if run.options.log_every and run.step % run.options.log_every == 0:
+            self._log_step(result)
         self.reporter.step(run.step, run.epoch, result.loss, result.samples)
+
+    def _log_step(self, result: StepResult) -> None:
+        run = self.run
+        row: dict[str, Any] = {"event": "step", "phase": run.phase, "epoch": run.epoch, "step": run.step}
+        row |= {"loss": result.loss, "losses": result.losses, "samples": result.samples}
+        row |= {"learning_rates": self.stepper.rates(), "gradient_norm": result.norm}
+        self.log.append(row, sync=False)
+        self.reporter.step_row(row)
 
     def _save_if_due(self) -> None:
         """A checkpoint after so much time, at the phase's last step, and when a signal came, which then stops it."""
@@ -176,6 +202,7 @@ class PhaseLoop:
                 self.stepper.refuse_broken_weights()
                 start = (f"start-{self.run.phase}",) if self.run.phase > 0 else ()
                 needs = (*start, *self.selection.write())
+                self.log.sync()
                 self.checkpoints.save(self.run.phase, self.run.step, capture(self), needs=needs)
                 self.saved_at = time.monotonic()
         if self.stop.requested:
@@ -191,15 +218,31 @@ class PhaseLoop:
 
     def _end_epoch(self) -> bool:
         """Evaluate and log; returns whether the phase ends early."""
-        run = self.run
+        run, sums = self.run, self.sums
+        machine = self.watch.row()
         row: dict[str, Any] = {"event": "epoch", "phase": run.phase, "epoch": run.epoch, "step": run.step}
-        row |= {"train_loss": self.sums["loss"] / max(1, self.sums["samples"]), "samples": self.sums["samples"]}
+        row |= {"train_loss": sums["loss"] / max(1, sums["samples"]), "samples": sums["samples"]}
         row |= {"rate": float(self.phase.recipe.rate or 0.0), "losses": self.losses}
+        row |= {"learning_rates": self.stepper.rates(), "gradient_norm": sums["norm"] / max(1, sums["steps"])}
+        row["gradient_norm_max"] = sums["norm_max"]
         if run.step == run.total_steps or (run.epoch + 1) % run.options.evaluate_every == 0:
             row["val"] = self._evaluate()
         self.log.append(row)
-        self.reporter.epoch(row)
+        self._log_machine(machine)
+        self.reporter.epoch({**row, "machine": machine})
         return self.selection.exhausted(run.epoch)
+
+    def _log_machine(self, found: dict[str, Any]) -> None:
+        """Note what the epoch cost; a run that waits for its input is told once a phase."""
+        run = self.run
+        if self.machine is not None:
+            place = {"event": "epoch", "phase": run.phase, "epoch": run.epoch, "step": run.step}
+            self.machine.append({**place, "time": time.time(), **found}, sync=False)
+        images, workers = run.input.kind == "image", int(run.options.workers)
+        hint = input_hint(found, workers=workers, images=images, cached=self.feed.cached)
+        if hint and not self.hinted:
+            self.hinted = True
+            self.reporter.note(hint)
 
     def _evaluate(self) -> dict[str, float]:
         run, model = self.run, self.model

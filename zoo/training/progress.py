@@ -18,8 +18,13 @@ class Reporter:
     def step(self, step: int, epoch: int, loss: float, samples: int) -> None:
         """A step is done: its loss, and how many samples it took."""
 
+    def step_row(self, row: Mapping[str, Any]) -> None:
+        """A step was logged (``train.log_every``): the row that went to ``metrics.jsonl``."""
+
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch is done: the row that went to ``metrics.jsonl``."""
+        """An epoch is done: the row that went to ``metrics.jsonl``, and as ``machine`` what it cost on this machine,
+        see :meth:`zoo.training.watch.Watch.row`.
+        """
 
     def end_phase(self, index: int, record: Mapping[str, Any]) -> None:
         """A phase is done."""

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to: losses by name, averaged over its samples; their sum; how many samples it took."""
+    """What a step came to: losses by name, averaged over its samples; their sum; how many samples it took.
+
+    ``norm`` is the norm of all gradients before clipping, 0 where nothing moved.
+    """
 
     losses: dict[str, float]
     loss: float
     samples: int
+    norm: float = 0.0
 
 
 class Stepper:
@@ -48,7 +52,7 @@ class Stepper:
         self.model: Any = run.model
         self.strategies: list[Strategy] = phase.strategies
         self.groups = phase_groups(run.model, phase)
-        self.optimiser = make_optimiser(self.groups)
+        self.optimiser = make_optimiser(self.groups, fused=run.path.fused)
         self.grouped = {id(p) for group in self.groups for p in group["params"]}
         self._objective = next((s for s in self.strategies if overrides(s, "objective")), None)
 
@@ -69,12 +73,12 @@ class Stepper:
         for strategy in self.strategies:
             strategy.before_step(self.model, seen)
         run.recompute = None
-        self._update()
+        norm = self._update()
         for strategy in self.strategies:
             strategy.after_step(self.model, seen)
         self._clear()
         plain = {name: float(value) for name, value in losses.items()}
-        return StepResult(plain, sum(plain.values()), samples)
+        return StepResult(plain, sum(plain.values()), samples, norm)
 
     def _clear(self) -> None:
         for parameter in self.model.parameters():
@@ -158,12 +162,20 @@ class Stepper:
         warmup = float(self.phase.recipe.warmup or 0.0)
         return rate_factor(self.run.step, self.run.total_steps, warmup=warmup, schedule=self.run.options.schedule)
 
-    def _update(self) -> None:
-        """Clip, set the rates, step; nothing moves where no micro-batch had a readable sample."""
+    def rates(self) -> list[float]:
+        """The distinct learning rates of the last step, greatest first."""
+        return sorted({group["lr"] for group in self.optimiser.param_groups}, reverse=True) if self.optimiser else []
+
+    def _update(self) -> float:
+        """Clip, set the rates, step; nothing moves where no micro-batch had a readable sample.
+
+        Returns:
+            The norm of all gradients before clipping, 0 where nothing moves.
+        """
         clip = self.run.options.clip
         learning = [p for group in self.groups for p in group["params"] if p.grad is not None]
         if self.optimiser is None or not learning:
-            return
+            return 0.0
         norm = torch.nn.utils.get_total_norm([p.grad for p in learning])
         if not bool(torch.isfinite(norm)):
             raise self._stopped("the gradient is not finite", [f"gradient norm {float(norm):.4g}"])
@@ -173,6 +185,7 @@ class Stepper:
         for group, settings in zip(self.groups, self.optimiser.param_groups, strict=True):
             settings["lr"] = group["rate"] * factor
         self.optimiser.step()
+        return float(norm)
 
 
 def fresh(batch: Batch) -> Batch:
