@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,10 +18,17 @@ if TYPE_CHECKING:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
+    with _whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the name ``path`` once it is written and on the disk."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -33,21 +42,52 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Write a safetensors file whole or not at all, readable as the process's umask says.
 
-    safetensors itself writes mode 0600 whatever the umask is, which locks a shared folder's other readers out.
-    """
-    from safetensors.torch import save
+    The bytes go to the disk tensor by tensor and are hashed on their way, so nothing is held twice or read again.
+    safetensors' own writer makes files of mode 0600 whatever the umask is, which locks a shared folder's other
+    readers out. Tensors that share memory are written apart; the layout is safetensors' (an 8-byte length, a JSON
+    header, the data; by type, then by name).
 
-    plain: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        kept = tensor.detach().cpu().contiguous()
-        place = kept.untyped_storage().data_ptr()
-        plain[name] = kept.clone() if place in seen else kept  # the format knows no shared memory
-        seen.add(place)
-    write_bytes(path, save(plain, metadata=dict(metadata) if metadata else None))
+    Returns:
+        The file's sha256 in hex.
+    """
+    state = hashlib.sha256()
+    with _whole(path) as file:
+        for part in _tensor_parts(tensors, metadata):
+            state.update(part)
+            file.write(part)
+    return state.hexdigest()
+
+
+TYPES = {
+    "uint64": "U64", "int64": "I64", "float64": "F64", "complex64": "C64", "float32": "F32", "uint32": "U32",
+    "int32": "I32", "bfloat16": "BF16", "float16": "F16", "uint16": "U16", "int16": "I16", "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""torch's name of a type -> safetensors', in the order in which safetensors lays them out."""
+_RANKS = {name: rank for rank, name in enumerate(TYPES)}
+
+
+def _tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> Iterator[bytes | memoryview]:
+    """The content of a safetensors file, piece by piece."""
+    import torch
+
+    types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    order = sorted(tensors.items(), key=lambda item: (_RANKS[types[item[0]]], item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    place = 0
+    for name, tensor in order:
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": TYPES[types[name]], "shape": list(tensor.shape), "data_offsets": [place, place + size]}
+        place += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in order:
+        if tensor.numel():
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

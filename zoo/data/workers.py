@@ -1,4 +1,4 @@
-"""Data workers and signals: no worker's death disturbs a step, and a signal to all processes ends the main one first."""
+"""Data workers and signals: no worker's death disturbs a step, and a signal to all ends the main one first."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def waiting() -> Iterator[None]:
 
 
 def start_worker(worker: int) -> None:
-    """For ``worker_init_fn``: Ctrl-C is the main process's business, which ends its workers; SIGTERM for a while too."""
+    """For ``worker_init_fn``: Ctrl-C is for the main process, which ends its workers; so is SIGTERM, for a while."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, linger)
 
