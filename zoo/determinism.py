@@ -9,10 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch.utils import deterministic as debug
 
+from zoo.compute.path import cuda_products
+
 
 @contextmanager
 def reproducible(deterministic: bool = True, threads: int = 0) -> Iterator[int]:
     """Deterministic kernels where asked for, a number of CPU threads, and torch's global random state kept apart.
+
+    float32 is float32 here: CUDA's convolutions would round to TF32 by default.
 
     Sums over a batch are split among CPU threads, so the last bits of a result depend on their number: a run notes it
     in its recipe, and everything that must give the same bits runs with that number, however many cores there are.
@@ -37,7 +41,8 @@ def reproducible(deterministic: bool = True, threads: int = 0) -> Iterator[int]:
     if threads:
         torch.set_num_threads(threads)
     try:
-        yield torch.get_num_threads()
+        with cuda_products("ieee"):
+            yield torch.get_num_threads()
     finally:
         torch.random.set_rng_state(state)
         if cuda:

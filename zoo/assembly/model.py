@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from zoo_registry import Batch, Classifier, Column, Input, Pass
 
+from zoo.compute.computing import Computing, as_float32
+
 
 class TransferModel(nn.Module):
     """Backbone + head.
@@ -20,6 +22,9 @@ class TransferModel(nn.Module):
         input: what the backbone is fed, where it is known.
 
     The state dict's names start with ``backbone.``, ``head.`` and, within a phase, ``auxiliary.``.
+
+    Attributes:
+        computing: how :meth:`forward`, which training goes through, runs the backbone; :meth:`predict` is exact.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class TransferModel(nn.Module):
         self.columns = columns
         self.input = input
         self.taps: tuple[str, ...] = ()
+        self.computing = Computing()
         self._frozen: set[nn.Module] = set()
 
     def forward(self, batch: Batch, view: str | None = None) -> Pass:
@@ -55,11 +61,11 @@ class TransferModel(nn.Module):
         taps: dict[str, Any] = {}
 
         def keep(name: str) -> Callable[..., None]:
-            return lambda _module, _inputs, output: taps.__setitem__(name, output)
+            return lambda _module, _inputs, output: taps.__setitem__(name, as_float32(output))
 
         hooks = [self.backbone.get_submodule(tap).register_forward_hook(keep(tap)) for tap in self.taps]
         try:
-            return self.backbone(x), taps
+            return self.computing.features(self.backbone, x, tapped=bool(hooks)), taps
         finally:
             for hook in hooks:
                 hook.remove()

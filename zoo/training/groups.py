@@ -49,7 +49,10 @@ def phase_groups(model: Any, phase: Phase) -> list[ParameterGroup]:
     return [part for group in groups for part in decayed(group, decay) if part["params"]]
 
 
-def make_optimiser(groups: list[ParameterGroup]) -> torch.optim.Optimizer | None:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over the groups; None where there are none."""
+def make_optimiser(groups: list[ParameterGroup], *, fused: bool = False) -> torch.optim.Optimizer | None:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over the groups; None where there are none.
+
+    With ``fused`` a step is one kernel, which rounds differently in the last bits.
+    """
     settings = [{"params": g["params"], "lr": g["rate"], "weight_decay": g["decay"]} for g in groups]
-    return torch.optim.AdamW(settings) if settings else None
+    return torch.optim.AdamW(settings, fused=fused or None) if settings else None

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from zoo_registry import ImageInput, Input, Strategy, UsageError
 
+from zoo.compute.layout import place_input
 from zoo.data.transforms import image_views, normalise
 
 
@@ -22,11 +23,15 @@ class Pipeline:
         backbone: asked for ``transform`` and ``collate`` where its input is not an image.
         input: facts of the input.
         device: where batches go.
+
+    Attributes:
+        memory_format: of the images that the model is fed, see :class:`zoo.compute.path.ComputePath`.
     """
 
     def __init__(self, backbone: nn.Module, input: Input, device: torch.device) -> None:
         self.input = input
         self.device = device
+        self.memory_format = "contiguous"
         self._transform = getattr(backbone, "transform", None)
         collate = getattr(backbone, "collate", None)
         self.loader_options: dict[str, Any] = {"pin_memory": device.type == "cuda"}
@@ -51,7 +56,7 @@ class Pipeline:
     def feed(self, batch: Any) -> Any:
         """A collated batch on the device; images uint8 [B, C, H, W] become normalised float32."""
         if isinstance(self.input, ImageInput) and isinstance(batch, torch.Tensor):
-            return normalise(batch.to(self.device, non_blocking=True), self.input)
+            return place_input(normalise(batch.to(self.device, non_blocking=True), self.input), self.memory_format)
         if isinstance(batch, dict):
             return {name: tensor.to(self.device) for name, tensor in batch.items()}
         return batch.to(self.device)

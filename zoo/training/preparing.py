@@ -39,6 +39,7 @@ def prepare_phase(run: TrainingRun, phase: Phase, before: Mapping[str, str] | No
         strategy.prepare(model, run.seen)
     model.taps = tuple(dict.fromkeys(tap for strategy in phase.strategies for tap in strategy.taps))
     model.to(run.device)  # what prepare added
+    run.dress(model)
     model.train()
     feed = Feed(run, phase)
     guard = Guard(model, before)

@@ -14,6 +14,9 @@ from zoo_registry import Run as RunProtocol
 from zoo_registry import Strategy as StrategyBase
 
 from zoo.assembly.model import TransferModel
+from zoo.compute.computing import Computing
+from zoo.compute.layout import place
+from zoo.compute.path import ComputePath, path_of, settled
 from zoo.data.bad import BadSamples
 from zoo.data.dataset import Dataset, Split
 from zoo.evaluation.predictions import Predictions, iterate_batches, predict_features, predict_split
@@ -87,11 +90,25 @@ class TrainingRun:
     def __post_init__(self) -> None:
         self.pipeline = Pipeline(self.model.backbone, self.input, self.device)
         self.bad = BadSamples(sum(len(self.data.split(name)) for name in ("train", "val")), self.max_bad)
+        self.path = path_of(self.options)
+        self.dress(self.model)
         if not self.base:
             self.base = clone_state(self.model.state_dict())
         if self.rebuild is None:  # later the model may hold what a phase injected
             spare = copy.deepcopy(self.model)
             self.rebuild = lambda: spare
+
+    def settle(self, path: ComputePath) -> None:
+        """Take the compute path that was chosen, before the first phase."""
+        self.options, self.path = settled(self.options, path), path
+        self.dress(self.model)
+        self.base = clone_state(self.model.state_dict())
+
+    def dress(self, model: TransferModel) -> None:
+        """Let a model compute as this run does: the layout of its kernels, and how its passes in a step run."""
+        self.pipeline.memory_format = self.path.memory_format
+        place(model, self.path.memory_format)
+        model.computing = Computing(self.path, self.options.batch_size)
 
     @property
     def seen(self) -> RunProtocol:
@@ -148,6 +165,7 @@ class TrainingRun:
         if self._reference is None:
             assert self.rebuild is not None
             self._reference = self.rebuild()
+            self.dress(self._reference)
             self._reference.load_state_dict(self.base)
             self._reference.requires_grad_(False).eval()
         return self._reference
@@ -160,7 +178,9 @@ class TrainingRun:
         """
         if self.assembler is None:
             raise UsageError(f"this run cannot assemble {name!r}")
-        return self.assembler(name)
+        model = self.assembler(name)
+        self.dress(model)
+        return model
 
     def backward(self) -> Losses:
         """Compute the step's gradients again, on the same batches with the same randomness and the weights as they

@@ -69,9 +69,10 @@ class Stepper:
         batches = [streams for streams in batches if len(streams["train"])]
         samples = sum(len(streams["train"]) for streams in batches)
         run.recompute = lambda: self._again(batches, samples)
-        losses = self._backward(batches, samples, watched=True)
-        for strategy in self.strategies:
-            strategy.before_step(self.model, seen)
+        with run.path.arithmetic(run.device):
+            losses = self._backward(batches, samples, watched=True)
+            for strategy in self.strategies:
+                strategy.before_step(self.model, seen)
         run.recompute = None
         norm = self._update()
         for strategy in self.strategies:
