@@ -122,7 +122,7 @@ def test_workers_stay_between_epochs_and_go_at_the_end(split):
 
 def test_a_killed_worker_stops_the_run_with_a_hint(split):
     with ViewLoader(split, image_views(FACTS), workers=1) as loader:
-        batches = loader.batches(in_order(len(split), 1) * 30, 0)
+        batches = loader.batches(list(in_order(len(split), 1)) * 30, 0)
         next(batches)
         os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
         with pytest.raises(RunStoppedError, match="worker died") as caught:

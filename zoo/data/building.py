@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoo.data.dataset import Dataset, Split
 from zoo.data.drawing import draw_count, draw_share, strata
 from zoo.data.labels import check_splits, columns_of, encode, imbalance_notes, missing_notes
 from zoo.data.names import SPLITS, natural_key
+from zoo.data.packed import Below, pick
 from zoo.data.records import Records, Selection
 
 
@@ -63,7 +65,9 @@ def _checked_columns(
 
 def _split_indices(records: Records, selection: Selection) -> tuple[dict[str, list[int]], dict[str, Any]]:
     """Split name -> indices, and what the description says of a validation split that was drawn."""
-    every = sorted(range(len(records.ids)), key=lambda i: natural_key(records.ids[i]))
+    every = list(range(len(records.ids)))
+    if not _in_order(records.ids):  # a folder mostly is, and the keys of a million names take room
+        every.sort(key=lambda i: natural_key(records.ids[i]))
     if selection.split == "all":
         return {"all": every}, {}
     if records.splits is None:
@@ -82,6 +86,10 @@ def _split_indices(records: Records, selection: Selection) -> tuple[dict[str, li
     train = found.pop("train")
     parts = {"train": [i for i in train if i not in val], "val": [i for i in train if i in val]}
     return parts | found, {"val_fraction": selection.val_fraction, "val_seed": selection.seed}
+
+
+def _in_order(ids: Iterable[str]) -> bool:
+    return all(before <= after for before, after in pairwise(map(natural_key, ids)))
 
 
 def _group(records: Records) -> Callable[[int], Any]:
@@ -124,11 +132,12 @@ def _rename_columns(records: Records, labels: tuple[Column, ...]) -> Records:
 def _make_split(
     records: Records, name: str, rows: list[int], columns: tuple[Column, ...], encoded: Mapping[str, Any]
 ) -> Split:
+    ids = pick(records.ids, rows)
     return Split(
         name=name,
-        ids=[records.ids[i] for i in rows],
-        sources=[records.sources[i] for i in rows],
-        sizes=[records.sizes[i] for i in rows],
+        ids=ids,
+        sources=Below(records.sources.root, ids) if isinstance(records.sources, Below) else pick(records.sources, rows),
+        sizes=pick(records.sizes, rows),
         columns=columns,
         encoded={c: values[rows] for c, values in encoded.items()},
         weights=None if records.weights is None else np.asarray(records.weights, dtype=np.float64)[rows],

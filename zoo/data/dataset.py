@@ -15,6 +15,7 @@ from zoo_registry.building import Column
 from zoo_registry.errors import UsageError, did_you_mean
 
 from zoo.data.decode import BadSample, decode_image, reason_of
+from zoo.data.packed import pick
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,9 +143,9 @@ class Split:
         chosen = list(indices)
         return Split(
             name=self.name,
-            ids=[self.ids[i] for i in chosen],
-            sources=[self.sources[i] for i in chosen],
-            sizes=[self.sizes[i] for i in chosen],
+            ids=pick(self.ids, chosen),
+            sources=pick(self.sources, chosen),
+            sizes=pick(self.sizes, chosen),
             columns=self.columns,
             encoded={c: v[chosen] for c, v in self.encoded.items()},
             weights=None if self.weights is None else self.weights[chosen],

@@ -10,6 +10,7 @@ are counted, like hidden files and files that are not images.
 from __future__ import annotations
 
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,21 @@ from zoo_registry.errors import DataError
 
 from zoo.data.decode import SUFFIXES
 from zoo.data.names import listing, natural_key, nfc, refuse_twins, split_name
-from zoo.data.records import Records
+from zoo.data.packed import Below, Packed
+from zoo.data.records import Raw, Records
 
 LAYOUT = "expected FOLDER/CLASS/IMAGE or FOLDER/train/CLASS/IMAGE (and val, test), or give a table (.csv, .parquet)"
 
 
-class File(NamedTuple):
-    """An image file: path, size in bytes."""
+class Names(NamedTuple):
+    """What lies in a folder: names in natural order, those that are folders, those that are neither that nor a file.
 
-    path: str
-    size: int
+    Names and no ``os.DirEntry``: a folder of a million files is in memory at once.
+    """
+
+    names: list[str]
+    folders: frozenset[str]
+    odd: frozenset[str]
 
 
 class Scanner:
@@ -40,11 +46,23 @@ class Scanner:
         self.ignored: Counter[str] = Counter()
         self._seen: set[str] = set()
 
-    def entries(self, folder: str) -> list[os.DirEntry[str]]:
-        """What lies in the folder, hidden entries and refused links left out, in natural order."""
+    def entries(self, folder: str) -> Names:
+        """What lies in the folder, hidden entries and refused links left out."""
+        found, refused = Names([], frozenset(), frozenset()), Counter[str]()
+        folders: list[str] = []
+        odd: list[str] = []
+        parent = os.path.realpath(folder)
         try:
-            with os.scandir(folder) as found:
-                verdicts = [(e, self._refusal(e)) for e in found]
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if refusal := self._refusal(entry, parent):
+                        refused[refusal] += 1
+                        continue
+                    found.names.append(entry.name)
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif not entry.is_file():
+                        odd.append(entry.name)
         except OSError as error:
             name = os.path.relpath(folder, self.root)
             raise DataError(
@@ -52,17 +70,17 @@ class Scanner:
             ) from error
         if folder not in self._seen:  # some folders are looked into twice, and counted once
             self._seen.add(folder)
-            self.ignored.update(refusal for _, refusal in verdicts if refusal)
-        return sorted((e for e, refusal in verdicts if not refusal), key=lambda e: natural_key(e.name))
+            self.ignored.update(refused)
+        found.names.sort(key=natural_key)
+        return found._replace(folders=frozenset(folders), odd=frozenset(odd))
 
-    def _refusal(self, entry: os.DirEntry[str]) -> str | None:
-        """Why the entry is left out, None where it is wanted."""
+    def _refusal(self, entry: os.DirEntry[str], parent: str) -> str | None:
+        """Why the entry of the folder whose real path is ``parent`` is left out, None where it is wanted."""
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             return "hidden"
         if not entry.is_symlink():
             return None
         target = os.path.realpath(entry.path)
-        parent = os.path.realpath(os.path.dirname(entry.path))
         if not os.path.exists(target):
             return "broken link"
         if (parent + os.sep).startswith(target + os.sep):
@@ -73,34 +91,33 @@ class Scanner:
 
     def folders(self, folder: str) -> list[str]:
         """Paths of the folders directly in ``folder``."""
-        return [e.path for e in self.entries(folder) if e.is_dir()]
+        found = self.entries(folder)
+        return [os.path.join(folder, name) for name in found.names if name in found.folders]
 
-    def images(self, folder: str, above: frozenset[str] = frozenset()) -> Iterator[File]:
-        """All images in and below ``folder``, in natural order of their paths; ``above`` are folders being walked."""
+    def images(self, folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+        """Paths of all images in and below ``folder``, in natural order; ``above`` are folders being walked."""
         here = os.path.realpath(folder)
         if here in above:
             self.ignored["link in a circle"] += 1
             return
-        for entry in self.entries(folder):
-            if entry.is_dir():
-                yield from self.images(entry.path, above | {here})
-            elif not entry.is_file():
+        names, folders, odd = self.entries(folder)
+        for name in names:
+            path = os.path.join(folder, name)
+            if name in folders:
+                yield from self.images(path, above | {here})
+            elif name in odd:
                 self.ignored["not a regular file"] += 1
-            elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
-                yield File(entry.path, entry.stat().st_size)
+            elif (suffix := os.path.splitext(name)[1].lower()) in SUFFIXES:
+                yield path
             else:
                 self.ignored[suffix or "no suffix"] += 1
 
     def loose(self, folder: str) -> int:
         """Number of images directly in ``folder``; other files there are counted as ignored."""
-        count = 0
-        for entry in self.entries(folder):
-            if entry.is_file():
-                suffix = os.path.splitext(entry.name)[1].lower()
-                count += suffix in SUFFIXES
-                if suffix not in SUFFIXES:
-                    self.ignored[suffix or "no suffix"] += 1
-        return count
+        names, folders, odd = self.entries(folder)
+        suffixes = Counter(os.path.splitext(n)[1].lower() for n in names if n not in folders and n not in odd)
+        self.ignored.update({s or "no suffix": count for s, count in suffixes.items() if s not in SUFFIXES})
+        return sum(count for suffix, count in suffixes.items() if suffix in SUFFIXES)
 
 
 def read_folder(root: Path, *, follow_links: bool = False) -> Records:
@@ -112,8 +129,11 @@ def read_folder(root: Path, *, follow_links: bool = False) -> Records:
     scanner = Scanner(root, follow_links)
     splits = split_folders(scanner, root)
     notes: list[str] = []
-    rows: list[tuple[File, str | None, str]] = []
+    ids, sizes = Packed(), array("q")
+    marks: list[str] = []
+    labels: list[Raw] = []
     declared: dict[str, tuple[str, ...]] = {}
+    start = len(os.path.join(root, ""))
     for split, folder in (splits or {"": str(root)}).items():
         classes = scanner.folders(folder)
         refuse_twins([os.path.basename(c) for c in classes])
@@ -123,23 +143,36 @@ def read_folder(root: Path, *, follow_links: bool = False) -> Records:
             notes.append(f"{os.path.basename(folder)!r} has no class folders and is left out ({loose} images)")
             continue
         declared[split] = tuple(nfc(os.path.basename(c)) for c in classes)
-        rows += [(f, split or None, nfc(os.path.basename(c))) for c in classes for f in scanner.images(c)]
-    if not rows:
+        for label, place in zip(declared[split], classes):
+            for path in scanner.images(place):
+                ids.append(path[start:].replace(os.sep, "/"))
+                sizes.append(size_of(path))
+                labels.append(label)
+                if splits:
+                    marks.append(split)
+    if not ids:
         raise _nothing(root, scanner)
-    start = len(os.path.join(root, ""))
     return Records(
         form="folder",
         name=os.path.basename(os.path.realpath(root)),
-        ids=[f.path[start:].replace(os.sep, "/") for f, _, _ in rows],
-        sources=[f.path for f, _, _ in rows],
-        sizes=[f.size for f, _, _ in rows],
-        splits=[s or "" for _, s, _ in rows] if splits else None,
-        values={"label": [c for _, _, c in rows]},
+        ids=ids,
+        sources=Below(root, ids),
+        sizes=sizes,
+        splits=marks if splits else None,
+        values={"label": labels},
         kinds={"label": "classification"},
         declared=declared,
         ignored=dict(sorted(scanner.ignored.items())),
         notes=notes,
     )
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file, 0 where it went away since it was listed: it is reported when it is decoded."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def split_folders(scanner: Scanner, root: Path) -> dict[str, str] | None:
@@ -167,7 +200,8 @@ def split_folders(scanner: Scanner, root: Path) -> dict[str, str] | None:
 
 def _nothing(root: Path, scanner: Scanner) -> DataError:
     """The error for a folder without any sample, as exact as can be."""
-    files = [Path(e.path) for e in scanner.entries(str(root)) if e.is_file()]
+    names, folders, odd = scanner.entries(str(root))
+    files = [root / name for name in names if name not in folders and name not in odd]
     loose = sum(f.suffix.lower() in SUFFIXES for f in files)
     tables = [f for f in files if f.suffix in (".csv", ".tsv", ".parquet")]
     links = scanner.ignored["link out of the folder"]

@@ -7,7 +7,7 @@ no state of its own, so a run resumes anywhere by giving the rest of the plan.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,13 +118,11 @@ class _Plan:
 
     def __init__(self) -> None:
         self.epoch: Hashable = 0
-        self.plan: Sequence[Sequence[Draw]] = ()
+        self.plan: Iterable[Sequence[Draw]] = ()
 
     def __iter__(self) -> Iterator[tuple[Hashable, Sequence[Draw]]]:
-        return iter([(self.epoch, batch) for batch in self.plan])
-
-    def __len__(self) -> int:
-        return len(self.plan)
+        epoch = self.epoch  # asked for batch by batch: a plan may be longer than fits into memory
+        return ((epoch, batch) for batch in self.plan)
 
 
 def _itself(batch: LoadedBatch) -> LoadedBatch:
@@ -170,7 +168,7 @@ class ViewLoader:
             generator=torch.Generator(),
         )
 
-    def batches(self, plan: Sequence[Sequence[Draw]], epoch: Hashable = 0) -> Iterator[LoadedBatch]:
+    def batches(self, plan: Iterable[Sequence[Draw]], epoch: Hashable = 0) -> Iterator[LoadedBatch]:
         """One batch for each entry of the plan, in order. ``epoch`` is part of the key: an int, or a tuple of ints.
 
         Only one iteration at a time; starting another ends the one before.
@@ -193,11 +191,12 @@ class ViewLoader:
 
     def _waited(self) -> Iterator[LoadedBatch]:
         """The batches; the death of a worker raises in here alone, and not in what is done with a batch."""
+        assert self._loader is not None
         if not self.workers:
-            yield from self._loader or ()
+            yield from self._loader
             return
         with waiting():
-            iterator = iter(self._loader or ())
+            iterator = iter(self._loader)
         watch()
         while True:
             with waiting():
@@ -236,6 +235,29 @@ class ViewLoader:
         self.close()
 
 
-def in_order(count: int, batch_size: int) -> list[list[Draw]]:
+class InOrder(Sequence[list[Draw]]):
+    """The plan that reads every sample once, in data order; its batches are made as they are asked for.
+
+    Args:
+        count: number of samples.
+        batch_size: samples a batch.
+    """
+
+    def __init__(self, count: int, batch_size: int) -> None:
+        self.count = count
+        self.starts = range(0, count, batch_size)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A batch, or a list of batches."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start = self.starts[index]
+        return [(i, i) for i in range(start, min(start + self.starts.step, self.count))]
+
+
+def in_order(count: int, batch_size: int) -> Sequence[list[Draw]]:
     """The plan that reads every sample once, in data order: evaluation and extraction."""
-    return [[(i, i) for i in range(s, min(s + batch_size, count))] for s in range(0, count, batch_size)]
+    return InOrder(count, batch_size)

@@ -30,11 +30,22 @@ def nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key with numbers by value (``"class 2" < "class 10"``), otherwise by code point; total and stable."""
+def natural_key(text: str) -> str:
+    """Sort key with numbers by value (``"class 2" < "class 10"``), otherwise by code point; total and stable.
+
+    A string, since the keys of a million names are in memory at once: numbers are written with their length before
+    them, and three low characters mark a number, a text and the end of either.
+    """
+    parts = "".join(_part(p) for p in _DIGITS.split(nfc(text)) if p)
     # The last part keeps "01" and "1" apart, so that the order never depends on the order of arrival.
-    parts = ((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in _DIGITS.split(nfc(text)) if p)
-    return (*parts, (-1, 0, ""), (2, 0, text))
+    return f"{parts}\0{text}"
+
+
+def _part(part: str) -> str:
+    if not part.isdecimal():
+        return f"\2{part}\0"
+    number = (part if part.isascii() else str(int(part))).lstrip("0")
+    return f"\1{chr(len(number) + 1)}{number}\0"
 
 
 def natural_sorted(names: Iterable[str]) -> list[str]:
