@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import inspect
 import re
@@ -12,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from zoo_registry import building, hooks, specs, strategy
+from zoo_registry import Tracker, building, hooks, specs, strategy
 from zoo_registry.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +118,11 @@ def test_every_hook_is_known_to_pluggy_and_there_is_no_other():
     assert [*hooks.HOOKS.values()] == ["plugin", *specs.KINDS]
 
 
+@pytest.mark.parametrize("method", [name for name, value in vars(Tracker).items() if inspect.isfunction(value)])
+def test_every_tracker_method_stands_in_the_guide_with_its_exact_signature(method: str):
+    assert f"`{signature_of(getattr(Tracker, method), method)}`" in guide()
+
+
 METHODS = [name for name, value in vars(Strategy).items() if inspect.isfunction(value)]
 
 
@@ -125,7 +131,7 @@ def test_every_strategy_method_stands_in_the_guide_with_its_exact_signature(meth
     assert f"`{signature_of(getattr(Strategy, method), method)}`" in guide()
 
 
-@pytest.mark.parametrize("factory", ["BackboneFactory", "HeadFactory", "StrategyFactory"])
+@pytest.mark.parametrize("factory", ["BackboneFactory", "HeadFactory", "StrategyFactory", "TrackerFactory"])
 def test_every_factory_stands_in_the_guide_with_its_exact_signature(factory: str):
     assert signature_of(getattr(building, factory).__call__, "def build") in guide()
 
@@ -160,11 +166,13 @@ def test_every_word_of_the_contract_stands_in_the_guide(word: str):
 
 
 def test_every_conformance_check_stands_in_the_guide():
-    from zoo_registry.conformance import backbone_checks, head_checks, recipe_checks, spec_checks, strategy_checks
+    from zoo_registry.conformance import checks as kit
+    from zoo_registry.conformance import spec_checks
 
+    modules = [importlib.import_module(f"zoo_registry.conformance.{name}") for name in kit.MODULES.values()]
     checks = [
         name
-        for module in (backbone_checks, head_checks, recipe_checks, spec_checks, strategy_checks)
+        for module in (spec_checks, *modules)
         for name, value in vars(module).items()
         if inspect.isfunction(value)
         and value.__module__ == module.__name__

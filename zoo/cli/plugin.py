@@ -75,7 +75,7 @@ def _offer(row: dict[str, Any]) -> str:
 @click.option("--all", "everything", is_flag=True, help="Check every spec, however many there are.")
 @json_option
 def check_command(name: str, kind: str | None, limit: int, everything: bool, as_json: bool) -> None:
-    """Run the conformance checks of NAME: a plugin's namespace, or a backbone, head or strategy.
+    """Run the conformance checks of NAME: a plugin's namespace, or a backbone, head, strategy or tracker.
 
     Of a namespace at most N specs of each kind are checked (--limit), the smallest backbones first. The exit code is 1
     where a check fails.

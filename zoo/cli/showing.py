@@ -51,10 +51,11 @@ DELTA_NOTE = "stored as a delta on its base weights; zoo pull makes it whole"
 @offline_option
 @json_option
 def show(words: tuple[str, ...], hub: str | None, offline: bool, as_json: bool) -> None:
-    """Show what is known of NAME: a backbone, head, strategy or recipe, a run or bundle folder, or a model on a hub.
+    """Show what is known of NAME: a backbone, head, strategy, recipe or tracker, a run or bundle folder, or a model on
+    a hub.
 
     The registry is asked first, then the disk, then the hub; hf:OWNER/NAME asks the hub alone. KIND (backbone, head,
-    strategy or recipe) decides where a name means more than one thing.
+    strategy, recipe or tracker) decides where a name means more than one thing.
 
     \b
     Example:
@@ -94,7 +95,7 @@ def _find(registry: Registry, name: str, kinds: tuple[str, ...]) -> tuple[list[E
     hints = [e for e in errors if e.hint and "did you mean" in e.hint]
     refusal = (grave or hints or errors or [ZooError("")])[0]
     if isinstance(refusal, UnknownNameError):
-        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head, strategy or recipe"
+        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head, strategy, recipe or tracker"
         refusal = UnknownNameError(f"unknown {words} {name!r}", hint=refusal.hint)
     return found, refusal
 

@@ -7,13 +7,13 @@ from typing import Any
 from zoo_registry import Plugin, Registry
 from zoo_registry.specs import KINDS
 
-PLURALS = {"backbone": "backbones", "head": "heads", "strategy": "strategies", "recipe": "recipes"}
+PLURALS = {kind: f"{kind}s" for kind in KINDS} | {"strategy": "strategies"}
 
 
 def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
     """Rows ordered by namespace.
 
-    Each has ``namespace distribution version status summary backbones heads strategies recipes stage reason``;
+    Each has ``namespace distribution version status summary backbones heads strategies recipes trackers stage reason``;
     ``status`` is ``ok``, ``broken`` or ``disabled``, ``stage`` and ``reason`` are None unless it is broken.
     """
     return [_row(plugin) for plugin in registry.plugins]

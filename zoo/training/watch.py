@@ -1,7 +1,7 @@
 """What a run costs while it runs: samples a second, the share of the time spent waiting for input, memory.
 
-These are measurements of one machine on one day. They go to ``machine.jsonl``, apart from ``metrics.jsonl``, whose bytes
-are the same in every run of one recipe.
+These are measurements of one machine on one day. They go to ``machine.jsonl``, apart from ``metrics.jsonl``, whose
+bytes are the same in every run of one recipe.
 """
 
 from __future__ import annotations

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
         RecipeSpec,
         StrategySpec,
         Stream,
+        TrackerSpec,
         Weights,
     )
     from zoo_registry.strategy import Batch, Losses, ParameterGroup, Pass, Run, Strategy, TransferModel
+    from zoo_registry.tracking import TrackedRun, Tracker
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -82,6 +84,9 @@ __all__ = [
     "StrategySpec",
     "Stream",
     "TextInput",
+    "TrackedRun",
+    "Tracker",
+    "TrackerSpec",
     "TransferModel",
     "UnknownNameError",
     "UsageError",
@@ -144,6 +149,7 @@ _HOMES = {
         "RecipeSpec",
         "StrategySpec",
         "Stream",
+        "TrackerSpec",
         "Weights",
     ),
     "zoo_registry.strategy": (
@@ -154,6 +160,10 @@ _HOMES = {
         "Run",
         "Strategy",
         "TransferModel",
+    ),
+    "zoo_registry.tracking": (
+        "TrackedRun",
+        "Tracker",
     ),
 }
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor, device, dtype, nn
 
     from zoo_registry.inputs import Input
-    from zoo_registry.specs import BackboneSpec, HeadSpec, StrategySpec
+    from zoo_registry.specs import BackboneSpec, HeadSpec, StrategySpec, TrackerSpec
     from zoo_registry.strategy import Strategy
+    from zoo_registry.tracking import Tracker
 
 TASKS = ("classification", "multilabel", "regression")
 """Kinds of target columns known to the app's own data sources and metrics; plugins may bring more (``segmentation``:
@@ -195,6 +196,18 @@ class StrategyFactory(Protocol):
 
     def __call__(self, spec: StrategySpec, options: Any) -> Strategy:
         """Build the strategy of one phase."""
+        ...
+
+
+class TrackerFactory(Protocol):
+    """``factory`` of a :class:`~zoo_registry.specs.TrackerSpec`."""
+
+    def __call__(self, spec: TrackerSpec, options: Any) -> Tracker:
+        """Build the tracker of one run.
+
+        Raises:
+            PluginError: what it needs is not installed, or it has no access; the run is refused before it begins.
+        """
         ...
 
 

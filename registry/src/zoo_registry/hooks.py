@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from zoo_registry.specs import BackboneSpec, HeadSpec, PluginInfo, RecipeSpec, StrategySpec
+from zoo_registry.specs import BackboneSpec, HeadSpec, PluginInfo, RecipeSpec, StrategySpec, TrackerSpec
 
 PROJECT = "zoo"
 
@@ -48,10 +48,16 @@ def zoo_recipes() -> Iterable[RecipeSpec]:  # type: ignore[empty-body]
     """The named recipes that the plugin offers."""
 
 
+@hookspec
+def zoo_trackers() -> Iterable[TrackerSpec]:  # type: ignore[empty-body]
+    """The trackers that the plugin offers."""
+
+
 HOOKS = {
     "zoo_plugin": "plugin",
     "zoo_backbones": "backbone",
     "zoo_heads": "head",
     "zoo_strategies": "strategy",
     "zoo_recipes": "recipe",
+    "zoo_trackers": "tracker",
 }

@@ -1,4 +1,4 @@
-"""The registry: every backbone, head, strategy and recipe of the installed plugins, by full or short name.
+"""The registry: every backbone, head, strategy, recipe and tracker of the installed plugins, by full or short name.
 
 Full names are ``namespace/name`` and are what is stored everywhere. A short name works while it is unique within its
 kind. Nothing here imports torch; a factory is imported when something is built.
@@ -13,7 +13,7 @@ from typing import Generic, Literal, TypeVar, cast, overload
 from zoo_registry.discovery import Plugin, Problem, discover
 from zoo_registry.errors import AmbiguousNameError, PluginError, UnknownNameError, did_you_mean
 from zoo_registry.references import load_reference
-from zoo_registry.specs import KINDS, BackboneSpec, HeadSpec, NamedSpec, RecipeSpec, Spec, StrategySpec
+from zoo_registry.specs import KINDS, BackboneSpec, HeadSpec, NamedSpec, RecipeSpec, Spec, StrategySpec, TrackerSpec
 
 SpecT = TypeVar("SpecT", bound=NamedSpec, covariant=True)
 
@@ -80,6 +80,8 @@ class Registry:
     @overload
     def entries(self, kind: Literal["recipe"]) -> Sequence[Entry[RecipeSpec]]: ...
     @overload
+    def entries(self, kind: Literal["tracker"]) -> Sequence[Entry[TrackerSpec]]: ...
+    @overload
     def entries(self, kind: str) -> Sequence[Entry[NamedSpec]]: ...
     def entries(self, kind: str) -> Sequence[Entry[NamedSpec]]:
         """All entries of a kind, ordered by namespace, then as the plugin gave them."""
@@ -125,6 +127,10 @@ class Registry:
     def recipe(self, name: str) -> Entry[RecipeSpec]:
         """The named recipe of that name, see :meth:`find`."""
         return cast("Entry[RecipeSpec]", self.find("recipe", name))
+
+    def tracker(self, name: str) -> Entry[TrackerSpec]:
+        """The tracker of that name, see :meth:`find`."""
+        return cast("Entry[TrackerSpec]", self.find("tracker", name))
 
     def _refuse_switched_off(self, kind: str, name: str) -> None:
         namespace, slash, _ = name.partition("/")

@@ -20,7 +20,7 @@ CONTRACT_VERSION = 1
 OLDEST_CONTRACT = 1
 """The oldest contract whose plugins still work."""
 
-KINDS = ("backbone", "head", "strategy", "recipe")
+KINDS = ("backbone", "head", "strategy", "recipe", "tracker")
 
 FEATURE_KINDS = ("pooled", "map", "tokens", "pyramid")
 """``pooled``: [B, D]; ``map``: [B, D, H, W]; ``tokens``: [B, N, D], all-zero vectors where a sequence is padded;
@@ -324,9 +324,15 @@ class RecipeSpec(NamedSpec):
             raise ValueError(f"{self.name}: a recipe has at least one phase, and a phase at least one strategy")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrackerSpec(Spec):
+    """What is told of a run while it goes on (TensorBoard, a web service), and never decides anything."""
+
+
 SPEC_TYPES: dict[str, type[NamedSpec]] = {
     "backbone": BackboneSpec,
     "head": HeadSpec,
     "strategy": StrategySpec,
     "recipe": RecipeSpec,
+    "tracker": TrackerSpec,
 }

@@ -22,6 +22,7 @@ MODULES = {
     "head": "head_checks",
     "strategy": "strategy_checks",
     "recipe": "recipe_checks",
+    "tracker": "tracker_checks",
 }
 """Kind -> the module with its checks; these import torch, so they are imported when checks are asked for."""
 
@@ -33,7 +34,7 @@ class Check:
     Attributes:
         name: a sentence, ``features_have_declared_width``.
         spec: full name of the spec.
-        kind: ``backbone``, ``head``, ``strategy`` or ``recipe``.
+        kind: ``backbone``, ``head``, ``strategy``, ``recipe`` or ``tracker``.
         run: raises where the claim is false.
         expected_failure: why it is known not to pass, or None.
     """
@@ -187,7 +188,7 @@ def _limited(entries: list[Entry[NamedSpec]], limit: int | None) -> list[Entry[N
 
 def _run(function: CheckFunction, entry: Entry[Any]) -> None:
     """Run a check; on one thread where tensors are tiny, as more would only stand in each other's way."""
-    if entry.kind in ("backbone", "recipe"):
+    if entry.kind in ("backbone", "recipe", "tracker"):
         function(entry)
         return
     import torch

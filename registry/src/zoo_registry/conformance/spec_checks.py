@@ -16,13 +16,14 @@ from zoo_registry.options import OptionInfo, describe_options, load_schema, opti
 from zoo_registry.registry import Entry
 from zoo_registry.specs import CAPABILITIES, FEATURE_KINDS, BackboneSpec, HeadSpec, NamedSpec, Spec, StrategySpec
 
-HEAVY = ("torch", "torchvision", "timm", "transformers", "peft", "tensorflow", "jax")
+HEAVY = ("torch", "torchvision", "timm", "transformers", "peft", "tensorflow", "jax", "tensorboard", "wandb", "mlflow")
 """Libraries that listing must not import."""
 
 KEYWORDS = {
     "backbone": ("input", "features", "weights", "device", "dtype"),
     "head": ("width", "targets"),
     "strategy": (),
+    "tracker": (),
 }
 """Kind -> keyword arguments of its factory, after ``spec`` and ``options``."""
 
