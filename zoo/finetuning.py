@@ -18,6 +18,9 @@ from zoo.adapting import find_adapter
 from zoo.assembly.assemble import Assembled, assemble_model
 from zoo.assembly.model import TransferModel
 from zoo.bundle.write import Findings, write_bundle
+from zoo.compute.choose import choose_path
+from zoo.compute.layout import place
+from zoo.compute.path import check_path, settled
 from zoo.data.dataset import Dataset
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
@@ -176,6 +179,7 @@ def _execute(
     resume: bool,
 ) -> FinetuneResult:
     recipe, data = plan.recipe, plan.data
+    check_path(recipe.train, device)
     hint = f"go on with: zoo finetune --resume --out {folder.path}"
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal(hint))
@@ -200,8 +204,11 @@ def _execute(
         teachers = Teachers(registry, device, hub, offline, pinned=recipe.teachers)
         run = _make_run(assembled, phases, recipe, data, registry, teachers)
         if not resume:
-            rehearse(run, build_phases(recipe, registry))
-            recipe = dataclasses.replace(recipe, teachers=teachers.found)
+            rehearsed = rehearse(run, build_phases(recipe, registry))
+            choice = choose_path(run, lambda: build_phases(recipe, registry), rehearsed)
+            run.settle(choice.path)
+            reporter.note(choice.line())
+            recipe = dataclasses.replace(recipe, teachers=teachers.found, train=settled(recipe.train, choice.path))
             _open_folder(folder, recipe, data, device, stack)
         with told_ends(hint, stop), listed_bad(folder.bad_samples, run):
             log = MetricsLog(folder.metrics)
@@ -320,6 +327,7 @@ def _conclude(
         from zoo.evaluation.curves import curves_figure
 
         curves_figure(log.content, folder.path / "curves.png")
+    place(run.model, "contiguous")
     adapter, notes = find_adapter(run, assembled, recipe, registry)
     notes = (*notes, *kept_samples(run.model.head))
     for note in notes:

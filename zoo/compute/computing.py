@@ -52,9 +52,9 @@ class Computing:
         if not self.path.compile or tapped or not torch.is_grad_enabled() or len(_first(x)) != self.batch_size:
             return backbone
         if self._compiled is None:
-            import torch._functorch.config
+            from torch._functorch import config
 
-            torch._functorch.config.donated_buffer = False  # the loop may ask for gradients of one pass twice
+            config.donated_buffer = False  # the loop may ask for gradients of one pass twice
             self._compiled = torch.compile(backbone, dynamic=False)
         return self._compiled
 

@@ -54,33 +54,53 @@ class RehearsalRun(TrainingRun):
         return found
 
 
-def rehearse(run: TrainingRun, phases: list[Phase]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Rehearsed:
+    """What a phase will do: how many optimiser steps, and whether on features that are computed once."""
+
+    steps: int
+    cached: bool
+
+
+def rehearse(run: TrainingRun, phases: list[Phase]) -> list[Rehearsed]:
     """Prepare each phase on a copy of the run's model, which stays as it is.
 
     Args:
         run: before its first phase.
         phases: built anew, as strategies keep what they found.
 
+    Returns:
+        What each phase will do; of one that could not be prepared, as what it reads is unreadable here, no steps.
+
     Raises:
         ZooError: a strategy refuses the model, the data, or the phase's length.
     """
+    found = []
     for index, phase in enumerate(phases):
-        side = RehearsalRun(
-            model=copy.deepcopy(run.model),
-            phases=phases,
-            data=run.data,
-            input=run.input,
-            options=dataclasses.replace(run.options, workers=0),
-            seed=run.seed,
-            device=run.device,
-            assembler=run.assembler,
-            rebuild=run.rebuild,
-            base=run.base,
-            start=run.base,
-            phase=index,
-        )
-        side.bad.allowed = None
+        side = side_run(run, phases, index)
         try:
-            prepare_phase(side, phase, before={})
+            prepared = prepare_phase(side, phase, before={})
+            found.append(Rehearsed(side.total_steps, prepared.feed.cached))
         except UnreadError:
-            continue
+            found.append(Rehearsed(0, True))
+    return found
+
+
+def side_run(run: TrainingRun, phases: list[Phase], index: int) -> RehearsalRun:
+    """A run on a copy of the run's model that stands before phase ``index``; samples are read in this process."""
+    side = RehearsalRun(
+        model=copy.deepcopy(run.model),
+        phases=phases,
+        data=run.data,
+        input=run.input,
+        options=dataclasses.replace(run.options, workers=0),
+        seed=run.seed,
+        device=run.device,
+        assembler=run.assembler,
+        rebuild=run.rebuild,
+        base=run.base,
+        start=run.base,
+        phase=index,
+    )
+    side.bad.allowed = None
+    return side
