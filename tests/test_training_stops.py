@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -220,26 +221,45 @@ def test_a_resume_with_other_data_is_refused(tmp_path):
         resume(out, request())
 
 
-def test_a_signal_outside_of_steps_stops_at_once_and_within_at_the_end():
-    with StopSignal("go on") as stop:
-        with pytest.raises(InterruptedRunError) as caught:
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert caught.value.exit_code == 143
-    reached = []
+def strike(number, *, deferred=False, waiting=False, times=1, reached=None):
+    """Signals that come to a run in training (``deferred``), or elsewhere; the error that it ends with."""
 
-    def signalled(stop):
-        with stop.deferred():
-            os.kill(os.getpid(), signal.SIGINT)
-            reached.append(stop.requested)
+    def signalled():
+        with StopSignal("go on") as stop, stop.deferred() if deferred else contextlib.nullcontext():
+            stop.waiting = waiting
+            for _ in range(times):
+                try:
+                    os.kill(os.getpid(), number)
+                except Exception:  # as a reader of samples that takes everything for a bad one
+                    reached.append("swallowed")
+                reached.append(stop.requested)
 
-    with StopSignal("go on") as stop:
-        with pytest.raises(InterruptedRunError) as caught:
-            signalled(stop)
-        assert (caught.value.exit_code, caught.value.hint, reached) == (130, "go on", [True])
-        with pytest.raises(InterruptedRunError):  # a second one does not wait
-            signalled(stop)
-        assert len(reached) == 1
+    with pytest.raises(InterruptedRunError) as caught:
+        signalled()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    return caught.value
+
+
+def test_a_signal_outside_of_steps_stops_at_once():
+    reached = []
+    assert strike(signal.SIGTERM, reached=reached).exit_code == 143
+    assert strike(signal.SIGINT, reached=reached).exit_code == 130
+    assert strike(signal.SIGINT, deferred=True, waiting=True, reached=reached).hint == "go on"
+    assert reached == []
+
+
+def test_a_signal_within_a_step_waits_for_its_end():
+    reached = []
+    assert strike(signal.SIGINT, deferred=True, reached=reached).exit_code == 130
+    assert strike(signal.SIGTERM, deferred=True, times=3, reached=reached).exit_code == 143  # schedulers send several
+    assert reached == [True] * 4
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    reached = []
+    assert strike(signal.SIGINT, deferred=True, times=2, reached=reached).exit_code == 130
+    assert reached == [True]
 
 
 def test_training_works_outside_of_the_main_thread(tmp_path):

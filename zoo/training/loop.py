@@ -26,8 +26,9 @@ from zoo.evaluation.report import main_score
 from zoo.training.checkpoint import CheckpointFolder, clone_state
 from zoo.training.deltas import take_deltas
 from zoo.training.guard import refuse_foreign
+from zoo.training.keeping import Keeper
 from zoo.training.log import MetricsLog
-from zoo.training.phase_state import begun_states, capture, restore
+from zoo.training.phase_state import begun_states, restore
 from zoo.training.preparing import prepare_phase
 from zoo.training.progress import Reporter
 from zoo.training.run import Phase, TrainingRun
@@ -86,6 +87,9 @@ class PhaseLoop:
     Attributes:
         ended: whether its last step is done.
         begun: states of strategies at the epoch's start, see :func:`zoo.training.phase_state.begun_states`.
+        begun_epoch: the epoch whose ``begin_epoch`` ran last.
+        open_epoch: whether the phase goes on with the evaluation of an epoch all of whose steps are done.
+        live: the weights that training goes on with while others are evaluated in their place.
         sums: loss, samples, gradient norms and steps of the epoch so far.
     """
 
@@ -108,7 +112,10 @@ class PhaseLoop:
         self.sums = dict(NOTHING)
         self.losses: dict[str, float] = {}
         self.machine, self.watch, self.hinted = machine, Watch(run.device), False
-        self.saved_at = time.monotonic()
+        self.begun_epoch = -1
+        self.open_epoch = False
+        self.live: dict[str, Tensor] = {}
+        self.keeper = Keeper(self)
 
     def run_phase(self, state: dict[str, Any] | None) -> None:
         """Prepare, train, finish."""
@@ -127,6 +134,7 @@ class PhaseLoop:
             record = self.guard.finish(self.model, unused=unused, where=f"phase {self.run.phase + 1}")
         finally:
             self.feed.close()
+            self.keeper.close()
         self._finish(record)
 
     def _begin(self, state: dict[str, Any] | None) -> None:
@@ -147,23 +155,26 @@ class PhaseLoop:
 
     def _train(self) -> None:
         run, per_epoch = self.run, self.feed.steps_per_epoch
+        if self.open_epoch:
+            self._close_epoch()
         while not self.ended:
             run.epoch, within = divmod(run.step, per_epoch)
-            if within == 0:
+            if self.begun_epoch != run.epoch:
                 self._begin_epoch()
             self.model.train()
             self.guard.begin_epoch(self.model, self.stepper.grouped)
             self.watch.begin()
-            for batches in self.watch.feed(self.feed.epoch(run.epoch, within)):
+            for batches in self.watch.feed(self.keeper.waited(self.feed.epoch(run.epoch, within))):
                 self._step(batches)
-                last = run.step == run.total_steps
-                if last or run.step % per_epoch == 0:
-                    self.ended = self._end_epoch() or last
-                self._save_if_due()
+                if run.step == run.total_steps or run.step % per_epoch == 0:
+                    self._close_epoch()
+                else:
+                    self.keeper.after_step()
                 if self.ended:
                     break
 
     def _begin_epoch(self) -> None:
+        self.begun_epoch = self.run.epoch
         self.begun = begun_states(self.phase)
         for strategy in self.phase.strategies:
             strategy.begin_epoch(self.model, self.run.seen)
@@ -193,21 +204,6 @@ class PhaseLoop:
         self.log.append(row, sync=False)
         self.reporter.step_row(row)
 
-    def _save_if_due(self) -> None:
-        """A checkpoint after so much time, at the phase's last step, and when a signal came, which then stops it."""
-        if self.checkpoints is not None:
-            every = self.run.options.checkpoint_every
-            due = every > 0 and time.monotonic() - self.saved_at >= every
-            if due or self.ended or self.stop.requested:
-                self.stepper.refuse_broken_weights()
-                start = (f"start-{self.run.phase}",) if self.run.phase > 0 else ()
-                needs = (*start, *self.selection.write())
-                self.log.sync()
-                self.checkpoints.save(self.run.phase, self.run.step, capture(self), needs=needs)
-                self.saved_at = time.monotonic()
-        if self.stop.requested:
-            raise self.stop.error()
-
     def _evaluation_weights(self) -> dict[str, Tensor] | None:
         """Those of the strategy that owns them, as far as they may move: what is frozen stays as it is, bit by bit."""
         for strategy in self.phase.strategies:
@@ -215,6 +211,11 @@ class PhaseLoop:
                 found = strategy.evaluation_weights(self.model)
                 return None if found is None else self.guard.moving(found)
         return None
+
+    def _close_epoch(self) -> None:
+        self.ended = self._end_epoch() or self.run.step == self.run.total_steps
+        self.open_epoch = False
+        self.keeper.after_step()
 
     def _end_epoch(self) -> bool:
         """Evaluate and log; returns whether the phase ends early."""
@@ -247,13 +248,16 @@ class PhaseLoop:
     def _evaluate(self) -> dict[str, float]:
         run, model = self.run, self.model
         weights = self._evaluation_weights()
-        live = clone_state(model.state_dict()) if weights else {}
         if weights:
-            model.load_state_dict({**live, **weights})
-        metrics = run.evaluate(model, self.feed.validation)
-        self.selection.offer(main_score(run.columns, metrics), run.epoch, self.guard.moving(model.state_dict()))
-        if weights:
-            model.load_state_dict(live)
+            self.live = clone_state(model.state_dict())
+            model.load_state_dict({**self.live, **weights})
+        try:
+            metrics = self.keeper.evaluated(lambda: run.evaluate(model, self.feed.validation))
+            self.selection.offer(main_score(run.columns, metrics), run.epoch, self.guard.moving(model.state_dict()))
+        finally:
+            if weights:
+                model.load_state_dict(self.live)
+                self.live = {}
         return metrics
 
     def _final_weights(self, record: dict[str, Any]) -> dict[str, Tensor] | None:

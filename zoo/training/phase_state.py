@@ -22,14 +22,15 @@ def begun_states(phase: Phase) -> list[dict[str, Any]]:
     return [copy.deepcopy(s.state_dict()) if overrides(s, "begin_epoch") else {} for s in phase.strategies]
 
 
-def capture(loop: PhaseLoop) -> dict[str, Any]:
-    """The state after the step just taken."""
+def capture(loop: PhaseLoop, *, open_epoch: bool = False) -> dict[str, Any]:
+    """The state after the step just taken; with ``open_epoch`` the evaluation that ends the epoch is still to come."""
     run, optimiser = loop.run, loop.stepper.optimiser
     return {
         "step": run.step,
         "epoch": run.epoch,
         "ended": loop.ended,
-        "model": loop.guard.moving(run.model.state_dict()),
+        "open_epoch": open_epoch,
+        "model": loop.guard.moving(loop.live or run.model.state_dict()),
         "optimiser": optimiser.state_dict() if optimiser is not None else None,
         "strategies": [strategy.state_dict() for strategy in loop.phase.strategies],
         "begun": loop.begun,
@@ -37,6 +38,7 @@ def capture(loop: PhaseLoop) -> dict[str, Any]:
         "guard": loop.guard.state(),
         "selection": loop.selection.state(),
         "sums": loop.sums,
+        "losses": loop.losses,
         "bad": [list(row) for row in run.bad.rows],
         "rows": loop.log.rows,
     }
@@ -65,6 +67,8 @@ def restore(loop: PhaseLoop, state: dict[str, Any]) -> None:
     loop.begun, loop.feed.weights = state["begun"], state["weights"]
     loop.guard.load(state["guard"])
     loop.selection.load(state["selection"])
-    loop.sums = dict(state["sums"])
+    loop.sums, loop.losses = dict(state["sums"]), dict(state["losses"])
+    loop.begun_epoch, loop.open_epoch = run.epoch, bool(state["open_epoch"])
+    loop.keeper.went_on(run.step, loop.open_epoch)
     run.bad.add(BadRow(*row) for row in state["bad"])
     loop.log.truncate(int(state["rows"]))

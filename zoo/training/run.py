@@ -62,6 +62,7 @@ class TrainingRun:
         phase, epoch, step, micro: where training stands; ``step`` counts within the phase.
         total_steps, steps_per_epoch: of the phase, known before anybody's ``prepare``.
         bad: unreadable samples met so far.
+        beat: called after every batch of an evaluation.
         deltas: what the last phase changed, where a strategy has a small form of it; taken just before ``finish``.
     """
 
@@ -85,6 +86,7 @@ class TrainingRun:
     steps_per_epoch: int = 0
     recompute: Callable[[], Losses] | None = None
     deltas: list[tuple[StrategySpec, Delta]] = field(default_factory=list)
+    beat: Callable[[], None] | None = None
     _reference: TransferModel | None = None
 
     def __post_init__(self) -> None:
@@ -155,8 +157,8 @@ class TrainingRun:
         value = key(self.seed, self.phase, *parts)
         torch.default_generator.manual_seed(value)
         if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(value)
+            index = self.device.index
+            torch.cuda.default_generators[torch.cuda.current_device() if index is None else index].manual_seed(value)
         elif self.device.type == "mps":
             torch.mps.manual_seed(value)
 
@@ -284,6 +286,10 @@ class TrainingRun:
         probe.requires_grad_(False)
         return names
 
+    def _progressed(self, _: int) -> None:
+        if self.beat is not None:
+            self.beat()
+
     def _predict(self, model: TransferModel, split: str, *, features: bool = False) -> Predictions:
         mode = model.training
         model.eval()
@@ -295,6 +301,7 @@ class TrainingRun:
                 batch_size=self.options.batch_size,
                 workers=self.options.workers,
                 features_only=features,
+                progress=self._progressed,
             )
         finally:
             model.train(mode)

@@ -52,14 +52,16 @@ class Selection:
     def _name(self) -> str:
         return f"best-{self.phase}-{self.epoch}"
 
-    def write(self) -> tuple[str, ...]:
-        """Write the weights if they are not yet on disk; returns the names of the files that a resume needs."""
+    def unwritten(self) -> tuple[tuple[str, ...], dict[str, dict[str, Tensor]]]:
+        """The names of the files that a resume needs, and the content of the one that is not yet on disk.
+
+        The caller has it written with the next checkpoint.
+        """
         if self.checkpoints is None or self.keep != "best" or self.epoch < 0:
-            return ()
-        if self._written != self.epoch and self._weights is not None:
-            self.checkpoints.save_weights(self._name, self._weights)
-            self._written = self.epoch
-        return (self._name,)
+            return (), {}
+        new = self._written != self.epoch and self._weights is not None
+        self._written = self.epoch
+        return (self._name,), {self._name: self._weights} if new and self._weights is not None else {}
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""

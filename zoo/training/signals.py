@@ -1,4 +1,9 @@
-"""SIGINT and SIGTERM: while training, finish the step, write a checkpoint, stop; elsewhere stop at once."""
+"""SIGINT and SIGTERM: while training, finish the step, write a checkpoint, stop; elsewhere stop at once.
+
+A step is never broken off. Where training only waits (for a batch, for an evaluation) a signal breaks in at once, and
+the checkpoint is written then. A second SIGTERM changes nothing, as schedulers send several; a second Ctrl-C does not
+wait for the checkpoint, and the one before it holds.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ from typing import Any
 
 from zoo_registry import RunStoppedError
 
+from zoo.data.workers import linger
+
 
 class InterruptedRunError(RunStoppedError):
     """A signal stopped the run; the exit code is 128 + its number."""
@@ -23,6 +30,10 @@ class InterruptedRunError(RunStoppedError):
         self.exit_code = 128 + number
 
 
+class Interrupt(BaseException):
+    """Raised by the handler. No ``except Exception`` on the way takes it for a sample that cannot be read."""
+
+
 class StopSignal:
     """Context that takes SIGINT and SIGTERM; does nothing outside the main thread, and nothing unless entered.
 
@@ -30,12 +41,15 @@ class StopSignal:
         hint: the next step, for the error.
 
     Attributes:
+        hint: may change as the run goes on.
         number: the signal that came, 0 where none did.
+        waiting: within :meth:`deferred`: nothing is half done, so a signal may raise :class:`Interrupt` at once.
     """
 
     def __init__(self, hint: str | None = None) -> None:
         self.hint = hint
         self.number = 0
+        self.waiting = False
         self._pid = os.getpid()
         self._deferred = False
         self._old: dict[int, Any] = {}
@@ -51,28 +65,41 @@ class StopSignal:
                 self._old[number] = signal.signal(number, self._take)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Put the handlers back.
+
+        Raises:
+            InterruptedRunError: a signal is why it ends.
+        """
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        if isinstance(error, Interrupt):
+            raise self.error() from None
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """While this lasts a signal is only noted, a second SIGINT excepted; at its end it raises."""
-        self._deferred = True
+        """While this lasts a signal is only noted, but for a second SIGINT and while ``waiting``; at its end it raises.
+
+        Raises:
+            InterruptedRunError: there was a signal.
+        """
+        self._deferred, self.waiting = True, False
         try:
             yield
         finally:
-            self._deferred = False
+            self._deferred = self.waiting = False
         if self.requested:
             raise self.error()
 
-    def _take(self, number: int, _frame: FrameType | None) -> None:
+    def _take(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a data worker, forked with this handler
-            os._exit(128 + number)
+            linger(number, frame)
+            return
         again = self.requested and number == signal.SIGINT
         self.number = number
-        if again or not self._deferred:
-            raise self.error()
+        if again or self.waiting or not self._deferred:
+            self.waiting = False
+            raise Interrupt
 
     def error(self) -> InterruptedRunError:
         """The error to raise once the state is safe."""
