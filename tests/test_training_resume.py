@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import killing
@@ -21,21 +22,33 @@ from zoo_registry import Strategy
 from zoo.training.checkpoint import CheckpointFolder
 from zoo.training.log import MetricsLog
 
+BATCH = "zoo.training.run:TrainingRun._progressed"
 ACCUMULATE = ("train.batch_size=4", "train.accumulate=2")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What the run comes to when nothing happens to it."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert killing.run(out) == 0
-    return outcome(out)
+def undisturbed(tmp_path_factory):
+    """What the run of a recipe comes to when nothing happens to it."""
+
+    @lru_cache
+    def find(recipe: str = "plain") -> dict[str, object]:
+        out = tmp_path_factory.mktemp("whole") / "run"
+        assert killing.run(out, recipe=recipe) == 0
+        return outcome(out)
+
+    return find
 
 
-def killed_and_resumed(out: Path, point: Point, *, first: int = 0, then: int = 0, settings=()) -> dict[str, object]:
-    assert killing.run(out, point=point, workers=first, settings=settings) == -signal.SIGKILL
+@pytest.fixture
+def whole(undisturbed):
+    """What the plain run comes to."""
+    return undisturbed()
+
+
+def killed_and_resumed(out: Path, point: Point, *, first: int = 0, then: int = 0, **how) -> dict[str, object]:
+    assert killing.run(out, point=point, workers=first, **how) == -signal.SIGKILL
     assert not (out / "model").exists()
-    assert killing.run(out, resuming=True, workers=then, settings=settings) == 0
+    assert killing.run(out, resuming=True, workers=then, **how) == 0
     assert list(out.rglob(".*")) == []
     return outcome(out)
 
@@ -56,6 +69,24 @@ def test_killed_with_another_number_of_workers(first, then, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(4, 0), (0, 4), (4, 1), (1, 4)])
+def test_killed_with_four_workers_and_others(first, then, whole, tmp_path):
+    assert killed_and_resumed(tmp_path / "run", Point(TAKE, 11), first=first, then=then) == whole
+
+
+@pytest.mark.parametrize(
+    ("recipe", "calls"), [("averages", (6, 9, 2)), pytest.param("ranks", (6, 3), marks=pytest.mark.slow)]
+)
+def test_killed_where_strategies_keep_state(recipe, calls, undisturbed, tmp_path):
+    """In the middle of each phase: thawing, averages that move, a second gradient, ranks that fall."""
+    out = tmp_path / "run"
+    for number, call in enumerate(calls):
+        assert killing.run(out, resuming=number > 0, point=Point(TAKE, call), recipe=recipe) == -signal.SIGKILL
+    assert killing.run(out, resuming=True, recipe=recipe) == 0
+    assert outcome(out) == undisturbed(recipe)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MORE_POINTS)
 def test_killed_at_further_moments(moment, whole, tmp_path):
     assert killed_and_resumed(tmp_path / "run", MORE_POINTS[moment]) == whole
@@ -71,22 +102,25 @@ def test_killed_while_accumulating(moment, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", range(20))
-def test_killed_at_drawn_moments_again_and_again(draw, whole, tmp_path):
+def test_killed_at_drawn_moments_again_and_again(draw, undisturbed, tmp_path):
     """Up to three deaths, each at a drawn step or write, with drawn numbers of workers; often no checkpoint is due."""
     chance = random.Random(draw)
+    recipe = ("plain", "averages", "averages", "ranks")[draw % 4]
     settings = (f"train.checkpoint_every={chance.choice([0, 1e-9, 0.05])}",)
     out, resuming = tmp_path / "run", False
     for _ in range(chance.randint(1, 3)):
-        function = chance.choice([TAKE, "zoo.files:sync", "zoo.training.log:MetricsLog.append"])
+        function = chance.choice([TAKE, "zoo.files:sync", "zoo.training.log:MetricsLog.append", BATCH])
         point = Point(function, chance.randint(1, 12), after=chance.random() < 0.5)
-        code = killing.run(out, resuming=resuming, point=point, workers=chance.choice([0, 0, 1]), settings=settings)
+        how = {"workers": chance.choice([0, 0, 1]), "settings": settings, "recipe": recipe}
+        code = killing.run(out, resuming=resuming, point=point, **how)
         assert code in (0, -signal.SIGKILL)
         if code == 0:
             break
         resuming = (out / "recipe.toml").exists()
     else:
-        assert killing.run(out, resuming=resuming, workers=chance.choice([0, 1]), settings=settings) == 0
-    assert outcome(out) == whole
+        how = {"workers": chance.choice([0, 1]), "settings": settings, "recipe": recipe}
+        assert killing.run(out, resuming=resuming, **how) == 0
+    assert outcome(out) == undisturbed(recipe)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):

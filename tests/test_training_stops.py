@@ -95,7 +95,7 @@ def build_poison(spec, options):
 def full_disk(out, limit: int, settings) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    killing._work(out, False, None, 0, settings, None)
+    killing.work(out, False, None, 0, settings, None)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_good(tmp_path):

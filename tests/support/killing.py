@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tiny_runs
+import tiny_zoo
+from zoo_registry import Registry
 
 
 class Point(NamedTuple):
@@ -29,8 +31,16 @@ class Point(NamedTuple):
 
 TAKE = "zoo.training.step:Stepper.take"
 
+RECIPES = {
+    "plain": ("freeze:2,whole:2", "norm"),
+    "averages": ("gradual+ema:3,full+swa+sam:2,full+wise-ft:1", "norm"),
+    "ranks": ("adalora:3", "timm/test_vit"),
+}
+"""Strategies and backbone: all but the first keep state of their own from step to step."""
+
 POINTS = {
     "in the middle of an epoch": Point(TAKE, 6),
+    "in the middle of an evaluation": Point("zoo.training.run:TrainingRun._progressed", 5),
     "between the files of a checkpoint": Point("zoo.training.checkpoint:write_json", 6),
     "between the log's row and the checkpoint": Point("zoo.training.log:MetricsLog.append", 4, after=True),
     "at the border of two phases": Point("zoo.training.loop:PhaseLoop._begin", 2, after=True),
@@ -39,6 +49,11 @@ POINTS = {
 MORE_POINTS = {
     "before the first step": Point("zoo.training.feed:Feed.open", 1),
     "before the first checkpoint": Point("zoo.training.loop:capture", 1),
+    "before a checkpoint is copied": Point("zoo.training.checkpoint:CheckpointFolder.save", 6),
+    "while a checkpoint is copied": Point("zoo.training.checkpoint:host_copy", 30),
+    "once a checkpoint is on its way": Point("zoo.training.checkpoint:_Writing", 5, after=True),
+    "while the next waits for it": Point("zoo.training.checkpoint:CheckpointFolder.join", 6),
+    "before the log is on the disk": Point("zoo.training.log:MetricsLog.sync", 5),
     "within accumulation": Point("zoo.training.step:Stepper._losses", 12),
     "before the strategies see the gradients": Point("zoo.training.guard:Guard.after_backward", 7),
     "before the optimiser moves": Point("zoo.training.step:Stepper._update", 7),
@@ -74,16 +89,27 @@ def arm(point: Point) -> None:
     setattr(owner, name, tiny_runs.at_call(getattr(owner, name), point.call, strike, point.after))
 
 
-def _work(out: Path, resuming: bool, point: Point | None, workers: int, settings: tuple[str, ...], data: Path) -> None:
+def registry(backbone: str) -> Registry:
+    """The tiny plugins, or all that are installed."""
+    return Registry() if "/" in backbone else tiny_zoo.registry()
+
+
+def work(
+    out: Path, resuming: bool, point: Point | None, workers: int, settings: tuple[str, ...], data: Path | None,
+    recipe: str = "plain",
+) -> None:  # fmt: skip
+    """Run or resume here; ends the process where the run fails."""
     multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process started by hand
     if point is not None:
         arm(point)
-    asked = tiny_runs.request(data, "freeze:2,whole:2", "norm", f"train.workers={workers}", *settings)
+    strategy, backbone = RECIPES[recipe]
+    asked = tiny_runs.request(data, strategy, backbone, f"train.workers={workers}", *settings)
+    known = registry(backbone)
     try:
         if resuming:
-            tiny_runs.resume(out, asked, workers=workers)
+            tiny_runs.resume(out, asked, known, workers=workers)
         else:
-            tiny_runs.start(out, asked)
+            tiny_runs.start(out, asked, known)
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is None:
@@ -100,11 +126,12 @@ def run(
     workers: int = 0,
     settings: Sequence[str] = (),
     data: Path | None = None,
+    recipe: str = "plain",
 ) -> int:
     """Run or resume in a process of its own; its exit code, negative for a signal."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny_runs", "torch._dynamo", "matplotlib.figure"])
-    process = context.Process(target=_work, args=(out, resuming, point, workers, tuple(settings), data))
+    process = context.Process(target=work, args=(out, resuming, point, workers, tuple(settings), data, recipe))
     process.start()
     process.join(120)
     assert process.exitcode is not None, "the run does not end"

@@ -32,9 +32,11 @@ def request(data=None, strategy="freeze:2,whole:2", backbone="norm", *settings: 
     """A request of a run that takes a second."""
     source = tiny_zoo.drawn_splits() if data is None else data
     more.setdefault("train", {"augment": "light"})
+    parts = {"backbone": f"tiny/{backbone}", "head": "tiny/head"}
+    if "/" in backbone:
+        parts = {"backbone": backbone, "head": "basics/linear", "image_size": 32}
     return Request(
-        data=source, backbone=f"tiny/{backbone}", head="tiny/head", strategy=strategy,
-        settings=(*SETTINGS, *settings), pretrained=False, **more,
+        data=source, strategy=strategy, settings=(*SETTINGS, *settings), pretrained=False, **parts, **more,
     )  # fmt: skip
 
 
@@ -66,9 +68,16 @@ def at_call(function: Callable, number: int, act: Callable[[], object], after: b
 
 
 def outcome(out: Path) -> dict[str, object]:
-    """What two equal runs must agree in, byte by byte; the recipe's workers are left out."""
-    files = [p for p in sorted((out / "model").iterdir()) if p.suffix == ".safetensors"]
-    found: dict[str, object] = {p.name: p.read_bytes() for p in files}
+    """What two equal runs must agree in, byte by byte: weights, figures, metrics, and in the newest checkpoint the
+    optimiser, what strategies keep (averages) and the weights before the end of the last phase. The recipe's workers are
+    left out.
+    """
+    files = [p for p in sorted(out.rglob("*")) if p.suffix in (".safetensors", ".png") and "checkpoints" not in p.parts]
+    found: dict[str, object] = {p.relative_to(out).as_posix(): p.read_bytes() for p in files}
+    newest = max((out / "checkpoints").glob("step-*"))
+    found |= {p.name: p.read_bytes() for p in newest.iterdir()}
+    found["newest"] = newest.name
+    assert {"curves.png", "model/confusion.png", "state.json", "tensors.safetensors"} <= found.keys()
     found["metrics"] = (out / "metrics.jsonl").read_bytes()
     found["report"] = json.loads((out / "report.json").read_text())
     golden = json.loads((out / "model" / "zoo.json").read_text())
