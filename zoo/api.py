@@ -31,6 +31,7 @@ __all__ = [
     "list_backbones",
     "list_heads",
     "list_strategies",
+    "list_trackers",
     "load",
     "plan",
     "predict",
@@ -52,6 +53,11 @@ def list_heads(pattern: str | None = None) -> list[str]:
 def list_strategies(pattern: str | None = None) -> list[str]:
     """Full names of the installed strategies."""
     return _names("strategy", pattern)
+
+
+def list_trackers(pattern: str | None = None) -> list[str]:
+    """Full names of the installed trackers."""
+    return _names("tracker", pattern)
 
 
 def _names(kind: str, pattern: str | None) -> list[str]:
@@ -86,6 +92,7 @@ def finetune(
     epochs: int | None = None,
     out: str | Path | None = None,
     settings: Sequence[str] = (),
+    track: Sequence[str] = (),
     recipe: Recipe | str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -116,6 +123,7 @@ def finetune(
         epochs: of the last phase that names none.
         out: the run folder; ``runs/N`` by default.
         settings: ``KEY=VALUE`` texts, as with ``--set``.
+        track: names of trackers that follow the run; they do not change it.
         recipe: a recipe, or the path of one; what is said beside it goes before it.
         resume: go on with the run in ``out``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -139,7 +147,9 @@ def finetune(
     if resume:
         if out is None:
             raise UsageError("resume needs the run folder", hint="--resume --out RUN")
-        return finetuning.resume(registry, out=Path(out), data=data, workers=workers, **places)  # type: ignore[arg-type]
+        theirs = tuple(text for text in settings if text.startswith("tracker."))
+        told: dict[str, Any] = {"workers": workers, "trackers": tuple(track), "settings": theirs}
+        return finetuning.resume(registry, out=Path(out), data=data, **told, **places)  # type: ignore[arg-type]
     request = _request(
         data,
         backbone=backbone,
@@ -147,6 +157,7 @@ def finetune(
         strategy=strategy,
         epochs=epochs,
         settings=settings,
+        trackers=tuple(track),
         recipe=recipe,
         seed=seed,
         pretrained=pretrained,

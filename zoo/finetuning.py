@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from zoo_registry import Registry, UsageError
+from zoo_registry import Registry, Tracker, UsageError
 from zoo_registry.options import parse_options
 from zoo_registry.strategy import compose
 
@@ -29,8 +29,18 @@ from zoo.evaluation.report import Report, report_columns
 from zoo.files import remove_leftovers, write_json
 from zoo.planning import Plan, Request, make_plan
 from zoo.recipe import Recipe, read_recipe, write_recipe
+from zoo.recipe.toml import recipe_to_dict
 from zoo.runs import LOCK, RunFolder
 from zoo.teachers import Teachers
+from zoo.tracking import (
+    Fan,
+    Tracking,
+    build_trackers,
+    join_trackers,
+    read_trackers,
+    rebuild_trackers,
+    write_trackers,
+)
 from zoo.training.checkpoint import CheckpointFolder
 from zoo.training.lock import RunLock
 from zoo.training.log import MetricsLog
@@ -105,6 +115,8 @@ def resume(
     out: Path,
     data: Any = None,
     workers: int | str | None = None,
+    trackers: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
     device: str = "auto",
     hub: str | None = None,
     offline: bool = False,
@@ -112,7 +124,8 @@ def resume(
 ) -> FinetuneResult:
     """Go on with the run in ``out``, by its own recipe; ``data`` is needed where the recipe cannot name it.
 
-    ``workers`` may differ from the recipe's: it does not change the result.
+    ``workers`` may differ from the recipe's: it does not change the result. Nor do trackers: those that the run began
+    with follow on, ``trackers`` come to them, and ``settings`` are theirs (``tracker.NAME.OPTION=VALUE``).
 
     Raises:
         ZooError: there is no unfinished run, or the data differs from what the run started with.
@@ -120,7 +133,8 @@ def resume(
     folder = RunFolder(out)
     folder.require_resumable()
     recipe = read_recipe(folder.recipe)
-    plan = make_plan(Request(data=data, recipe=recipe, train={"workers": workers}), registry)
+    asked = Request(data=data, recipe=recipe, train={"workers": workers}, trackers=trackers, settings=settings)
+    plan = make_plan(asked, registry)
     return _execute(plan, registry, folder, resolve_device(device), hub, offline, reporter or Reporter(), resume=True)
 
 
@@ -189,6 +203,7 @@ def _execute(
             remove_leftovers(folder.path, keep=LOCK)
             for line in check_circumstances(folder, data, device):
                 reporter.note(line)
+        built = [] if resume else build_trackers(plan.trackers, registry)
         threads = stack.enter_context(reproducible(recipe.train.deterministic, recipe.train.threads))
         phases = build_phases(recipe, registry)
         for phase in phases:
@@ -210,12 +225,39 @@ def _execute(
             reporter.note(choice.line())
             recipe = dataclasses.replace(recipe, teachers=teachers.found, train=settled(recipe.train, choice.path))
             _open_folder(folder, recipe, data, device, stack)
-        with told_ends(hint, stop), listed_bad(folder.bad_samples, run):
-            log = MetricsLog(folder.metrics)
+        log = MetricsLog(folder.metrics)
+        tracking = _open_tracking(plan, built, registry, folder, recipe, log, reporter, resume=resume)
+        if tracking.trackers:
+            reporter = Fan(reporter, tracking)
+        with tracking.followed(), told_ends(hint, stop), listed_bad(folder.bad_samples, run):
             checkpoints = CheckpointFolder(folder.checkpoints)
             machine = MetricsLog(folder.machine)
             train(run, log=log, checkpoints=checkpoints, reporter=reporter, stop=stop, machine=machine)
-            return _conclude(run, log, assembled, recipe, registry, folder, reporter)
+            result = _conclude(run, log, assembled, recipe, registry, folder, reporter)
+            tracking.final(result.metrics)
+            tracking.figures({path.stem: path for path in (folder.curves, *sorted(folder.model.glob("*.png")))})
+            return result
+
+
+def _open_tracking(
+    plan: Plan,
+    built: list[tuple[str, Tracker]],
+    registry: Registry,
+    folder: RunFolder,
+    recipe: Recipe,
+    log: MetricsLog,
+    reporter: Reporter,
+    *,
+    resume: bool,
+) -> Tracking:
+    """The trackers of the run: of a resumed one those that it was started with, and those asked for now."""
+    chosen = plan.trackers
+    if resume:
+        chosen = join_trackers(read_trackers(folder.trackers), chosen)
+        built = rebuild_trackers(chosen, registry, reporter.note)
+    write_trackers(folder.trackers, chosen)
+    facts = recipe_to_dict(recipe)
+    return Tracking(built, folder=folder.path, recipe=facts, log=log, resumed=resume, note=reporter.note)
 
 
 def _make_run(
@@ -326,7 +368,7 @@ def _conclude(
     if any(row.get("event") == "epoch" for row in log.content):
         from zoo.evaluation.curves import curves_figure
 
-        curves_figure(log.content, folder.path / "curves.png")
+        curves_figure(log.content, folder.curves)
     place(run.model, "contiguous")
     adapter, notes = find_adapter(run, assembled, recipe, registry)
     notes = (*notes, *kept_samples(run.model.head))

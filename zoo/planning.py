@@ -26,6 +26,7 @@ from zoo.recipe.resolve import (
     run_checks,
 )
 from zoo.recipe.settings import apply_strategy_settings, split_settings, under_root
+from zoo.tracking import choose_trackers
 
 PHASE_VALUES = {"lr": "rate", "weight_decay": "decay", "warmup": "warmup", "augment": "augment"}
 """Training option -> the value of a phase that it is the default of."""
@@ -42,6 +43,7 @@ class Request:
         settings: ``KEY=VALUE`` texts.
         train, data_options: values for :class:`TrainOptions` and :class:`DataOptions`.
         recipe: a recipe to start from; what is said beside it goes before it.
+        trackers: names of those that follow the run; they are no part of its recipe.
     """
 
     data: Any = None
@@ -56,15 +58,17 @@ class Request:
     pretrained: bool | None = None
     image_size: int | None = None
     in_chans: int | None = None
+    trackers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A resolved recipe with its opened data."""
+    """A resolved recipe with its opened data, and the trackers that follow the run."""
 
     recipe: Recipe
     data: Dataset
     source: Any
+    trackers: tuple[Component, ...] = ()
 
 
 def make_plan(request: Request, registry: Registry) -> Plan:
@@ -92,6 +96,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     early, wrong = apply_strategy_settings(early, settings)
     errors += [UsageError(problem) for problem in wrong]
     _check_names(registry, early, head, under_root(settings, "head"), errors)
+    trackers = choose_trackers(request.trackers, under_root(settings, "tracker"), registry, errors)
     if errors:
         raise merge_errors(errors)
     source = request.data if request.data is not None else (base.source if base else None)
@@ -112,7 +117,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         train_size=len(data.split("train")),
     )
     _check_fit(resolved, registry, data)
-    return Plan(recipe=resolved, data=data, source=source)
+    return Plan(recipe=resolved, data=data, source=source, trackers=trackers)
 
 
 def _check_fit(recipe: Recipe, registry: Registry, data: Dataset) -> None:

@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "bad_samples.csv"
 
     @property
+    def curves(self) -> Path:
+        """Loss, metrics and rate of each epoch as a figure."""
+        return self.path / "curves.png"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints."""
         return self.path / "checkpoints"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.finetuning import FinetuneResult
     from zoo.planning import Request
 
-FLAGS = {"settings": "set", "label_columns": "label_column"}
+FLAGS = {"settings": "set", "label_columns": "label_column", "trackers": "track"}
 """Parameters whose option is called otherwise."""
 
 
@@ -33,6 +33,7 @@ class FinetuneCommand(click.Command):
         with formatter.section("Settings (--set KEY=VALUE)"):
             rows = [("backbone.OPTION, head.OPTION, strategy.NAME.OPTION", "options of the parts: zoo show NAME")]
             rows += [("strategy.2.rate", "rate, decay, warmup or augment of the second phase")]
+            rows += [("tracker.NAME.OPTION", "options of a tracker that --track chooses: zoo show NAME")]
             for root, schema in (("train", TrainOptions), ("data", DataOptions)):
                 for o in describe_options(schema):
                     default = "" if o.default in (None, ()) else f" [{str(o.default).lower()}]"
@@ -55,6 +56,9 @@ class FinetuneCommand(click.Command):
     help="Any setting, such as train.clip=0.5; they stand below.",
 )
 @click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A recipe.toml to start from.")
+@click.option(
+    "--track", "trackers", multiple=True, metavar="NAME", help="Tracker that follows the run (zoo list trackers)."
+)
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in --out.")
 @click.option("--dry-run", is_flag=True, help="Show who learns, what it costs and what happens, and stop.")
 @click.option(
@@ -112,7 +116,8 @@ def finetune(
         raise UsageError("--measure is for --dry-run", hint="add --dry-run, or leave --measure out")
     registry = open_registry()
     if resume:
-        _resume(registry, data, asked["workers"], out, device, hub, offline, as_json)
+        told = {name: asked[name] for name in ("workers", "trackers", "settings")}
+        _resume(registry, data, told, out, device, hub, offline, as_json)
         return
     request = make_request(data, asked)
     if dry_run:
@@ -147,8 +152,9 @@ def _refuse_beside_resume(asked: dict[str, Any], dry_run: bool) -> None:
     Raises:
         UsageError: names the options.
     """
-    given = {n: v for n, v in asked.items() if n != "workers"}  # their number does not change the result
-    said = [f"--{FLAGS.get(n, n).replace('_', '-')}" for n, v in given.items() if v not in (None, (), False)]
+    given = {n: v for n, v in asked.items() if n not in ("workers", "trackers")}  # they do not change the result
+    given["settings"] = [text for text in asked["settings"] if not text.startswith("tracker.")]
+    said = [f"--{FLAGS.get(n, n).replace('_', '-')}" for n, v in given.items() if v not in (None, (), [], False)]
     said += ["--dry-run"] * dry_run
     if said:
         raise UsageError(
@@ -177,13 +183,14 @@ def make_request(data: str | None, asked: dict[str, Any]) -> Request:
         pretrained=False if asked["no_pretrained"] else None,
         image_size=asked["image_size"],
         in_chans=asked["in_chans"],
+        trackers=tuple(asked["trackers"]),
     )
 
 
 def _resume(
     registry: Registry,
     data: str | None,
-    workers: str | None,
+    told: dict[str, Any],
     out: Path | None,
     device: str,
     hub: str | None,
@@ -199,7 +206,7 @@ def _resume(
             registry,
             out=out,
             data=data,
-            workers=workers,
+            **told,
             device=device,
             hub=hub,
             offline=offline,

@@ -1,4 +1,4 @@
-"""``--set KEY=VALUE``: which part of the recipe a key means. Roots: backbone, head, strategy, data, train."""
+"""``--set KEY=VALUE``: which part of the recipe a key means, by its root; ``tracker`` is none of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoo_registry.errors import did_you_mean
 
 from zoo.recipe.recipe import Component, PhaseRecipe, Recipe
 
-ROOTS = ("backbone", "head", "strategy", "data", "train")
+ROOTS = ("backbone", "head", "strategy", "data", "train", "tracker")
 PHASE_KEYS = ("rate", "decay", "warmup", "augment")
 
 

@@ -236,6 +236,8 @@ class PhaseLoop:
     def _log_machine(self, found: dict[str, Any]) -> None:
         """Note what the epoch cost; a run that waits for its input is told once a phase."""
         run = self.run
+        if not found["steps"]:  # after a resume between the last step and the evaluation
+            return
         if self.machine is not None:
             place = {"event": "epoch", "phase": run.phase, "epoch": run.epoch, "step": run.step}
             self.machine.append({**place, "time": time.time(), **found}, sync=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ENDS = ("finished", "stopped", "failed")
-"""How a run may end: with a bundle; by a signal, so that it can be resumed; by an error."""
+"""How a run may end: with a bundle; by a signal, a full disk and the like, so that it can be resumed; by an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
