@@ -69,12 +69,12 @@ def at_call(function: Callable, number: int, act: Callable[[], object], after: b
 
 def outcome(out: Path) -> dict[str, object]:
     """What two equal runs must agree in, byte by byte: weights, figures, metrics, and in the newest checkpoint the
-    optimiser, what strategies keep (averages) and the weights before the end of the last phase. The recipe's workers are
-    left out.
+    optimiser, what strategies keep (averages) and the weights before the end of the last phase. The recipe's workers
+    are left out.
     """
     files = [p for p in sorted(out.rglob("*")) if p.suffix in (".safetensors", ".png") and "checkpoints" not in p.parts]
     found: dict[str, object] = {p.relative_to(out).as_posix(): p.read_bytes() for p in files}
-    newest = max((out / "checkpoints").glob("step-*"))
+    newest = max((out / "checkpoints").glob("step-*"), key=lambda p: (p.name[:15], not p.name.endswith("-open")))
     found |= {p.name: p.read_bytes() for p in newest.iterdir()}
     found["newest"] = newest.name
     assert {"curves.png", "model/confusion.png", "state.json", "tensors.safetensors"} <= found.keys()
