@@ -241,8 +241,8 @@ class PhaseLoop:
         if self.machine is not None:
             place = {"event": "epoch", "phase": run.phase, "epoch": run.epoch, "step": run.step}
             self.machine.append({**place, "time": time.time(), **found}, sync=False)
-        images, workers = run.input.kind == "image", int(run.options.workers)
-        hint = input_hint(found, workers=workers, images=images, cached=self.feed.cached)
+        images = run.input.kind == "image"
+        hint = input_hint(found, workers=run.options.workers, images=images, cached=self.feed.cached)
         if hint and not self.hinted:
             self.hinted = True
             self.reporter.note(hint)

@@ -97,13 +97,13 @@ def usable_cores() -> int:
 
 
 def input_hint(
-    row: Mapping[str, Any], *, workers: int, images: bool = True, cached: bool = False, cores: int | None = None
+    row: Mapping[str, Any], *, workers: int | str, images: bool = True, cached: bool = False, cores: int | None = None
 ) -> str | None:
     """What to do about a run that waits for its input; None where it does not wait long.
 
     Args:
         row: of :meth:`Watch.row`.
-        workers: processes that load the data now.
+        workers: processes that load the data now; ``auto`` where their number was measured.
         images: whether the samples are images.
         cached: features were computed once, so nothing is decoded any more.
         cores: that this process may use; counted by default.
@@ -112,7 +112,7 @@ def input_hint(
     if cached or row["wait_share"] <= INPUT_BOUND or row["seconds"] < LONG_ENOUGH:
         return None
     steps = []
-    if workers < cores:
+    if isinstance(workers, int) and workers < cores:
         steps.append(f"more processes that load (--workers {cores}, now {workers})")
     if images:
         steps += ["a smaller --image-size", "images stored smaller"]
