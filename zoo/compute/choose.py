@@ -115,6 +115,7 @@ class _Choosing:
         self, run: TrainingRun, phases: list[Phase], index: int, seconds: float, each: float, begun: float
     ) -> None:
         self.run, self.phase, self.seconds, self.begun = run, phases[index], seconds, begun
+        self.total = seconds / max(each, 1e-9)
         self.paths = candidates(run.options, run.model.backbone, run.device)
         affordable = int(0.7 * SHARE * seconds / ((1 + ROUNDS) * len(self.paths) * max(each, 1e-9)))
         most = min(run.options.batch_size, len(run.train))
@@ -123,7 +124,7 @@ class _Choosing:
     def choose(self) -> Choice:
         """Memory format and precision together, then the optimiser, then the compiler."""
         options = self.run.options
-        times = self.bench.compare(self.paths, self.begun + SHARE * self.seconds)
+        times = self.bench.compare(self.paths, self._deadline)
         if not times:
             raise ZooError("no step could be taken")
         best = plainest(times, TOLERANCE)
@@ -139,6 +140,10 @@ class _Choosing:
         rates = {path.label(): count / seconds for path, seconds in times.items()}
         against = f"{times[base] / times[best]:.2f}x {base.label()}, " if best != base else ""
         return Choice(best, f"{against}measured on {count} samples", rates, count)
+
+    def _deadline(self, step: float) -> float:
+        """When measuring should end, as the estimate and as real steps say how long the run takes."""
+        return self.begun + SHARE * max(self.seconds, self.total * step / self.bench.samples)
 
     def _fused(
         self, best: ComputePath, times: Mapping[ComputePath, float]
@@ -167,10 +172,10 @@ class _Choosing:
         """The compiled path, if it repays twice what its first step took: a resume pays it again."""
         path = dataclasses.replace(best, compile=True)
         begun = time.monotonic()
-        found = self.bench.compare([path], begun)
+        found = self.bench.compare([path], lambda step: begun)
         cost = time.monotonic() - begun
         if path not in found:
             return best, dict(times)
-        gain = self.seconds * (times[best] - found[path]) / max(times.values())
+        gain = self.total * (times[best] - found[path]) / self.bench.samples
         taken = path if gain > 2 * cost and found[path] * TOLERANCE < times[best] else best
         return taken, {**times, path: found[path]}

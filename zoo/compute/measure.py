@@ -122,35 +122,39 @@ class Bench:
 
     def step(self, path: ComputePath) -> float:
         """Seconds of one step on this path."""
-        side, stepper = self.side, self.stepper
+        self._take_path(path)
+        _wait(self.side.device)
+        begun = time.perf_counter()
+        self.stepper.take([self.batch])
+        _wait(self.side.device)
+        return time.perf_counter() - begun
+
+    def _take_path(self, path: ComputePath) -> None:
+        side = self.side
         if side.path != path:
             side.path = path
             side.dress(side.model)
         if path not in self._optimisers:
-            self._optimisers[path] = make_optimiser(stepper.groups, fused=path.fused)
-        stepper.optimiser = self._optimisers[path]
-        _wait(side.device)
-        begun = time.perf_counter()
-        stepper.take([self.batch])
-        _wait(side.device)
-        return time.perf_counter() - begun
+            self._optimisers[path] = make_optimiser(self.stepper.groups, fused=path.fused)
+        self.stepper.optimiser = self._optimisers[path]
 
-    def compare(self, paths: Sequence[ComputePath], deadline: float) -> dict[ComputePath, float]:
+    def compare(self, paths: Sequence[ComputePath], deadline: Callable[[float], float]) -> dict[ComputePath, float]:
         """The least seconds of a step on each path, in turns; those for which the time did not suffice are left out.
 
         The first path is always timed.
 
         Args:
             paths: the plainest first.
-            deadline: on :func:`time.monotonic`'s clock.
+            deadline: seconds of a step on the first path -> when to end, on :func:`time.monotonic`'s clock.
         """
         found: dict[ComputePath, float] = {}
         latest: dict[ComputePath, float] = {}
         for number in range(1 + ROUNDS):
             for path in paths:
-                ahead = latest.get(path, latest.get(paths[0], 0.0))
+                first = latest.get(paths[0], 0.0)
+                late = time.monotonic() + latest.get(path, first) > deadline(first)
                 needed = path == paths[0] and number < 2
-                if (number and path not in latest) or (not needed and time.monotonic() + ahead > deadline):
+                if (number and path not in latest) or (late and not needed):
                     continue
                 spent = self._try(path)
                 if spent is None:
@@ -174,9 +178,18 @@ class Bench:
 
     def optimiser_seconds(self, path: ComputePath) -> float:
         """The least seconds of the optimiser alone; infinite where it does not work."""
-        if self._try(path) is None:
+        try:
+            return self._optimiser_seconds(path)
+        except RuntimeError:
             return math.inf
-        optimiser = self._optimisers[path]
+        finally:
+            self.side.model.zero_grad(set_to_none=True)
+
+    def _optimiser_seconds(self, path: ComputePath) -> float:
+        self._take_path(path)
+        optimiser = self.stepper.optimiser
+        if optimiser is None:
+            return 0.0
         learning = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
         for parameter in learning:
             parameter.grad = torch.zeros_like(parameter)
@@ -187,5 +200,4 @@ class Bench:
             optimiser.step()
             _wait(self.side.device)
             times.append(time.perf_counter() - begun)
-        self.side.model.zero_grad(set_to_none=True)
         return min(times[1:])
