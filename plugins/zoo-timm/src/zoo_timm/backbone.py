@@ -23,13 +23,13 @@ from zoo_registry import (
     IntegrityError,
     LoadReport,
     UsageError,
-    ZooError,
 )
 
 from zoo_timm.blocks import group_blocks
 from zoo_timm.exporting import classifier_tensors, make_config, plain_tensors
 from zoo_timm.features import extract, pyramid, reached_linears
-from zoo_timm.loading import file_shapes, recorded_load, report
+from zoo_timm.loading import file_shapes, report
+from zoo_timm.making import guarded, load
 from zoo_timm.options import TimmOptions
 from zoo_timm.recipe import Recipe, make_recipe
 
@@ -121,8 +121,8 @@ class TimmBackbone(nn.Module):
             UsageError: the backbone was built without weights, or they hold no classifier.
         """
         classes, overlay = self._native_classes()
-        with recorded_load() as taken:
-            model = _guarded(self.recipe, self.weights, classes=classes, overlay=overlay)
+        assert self.weights is not None  # or it would have no native classes
+        model, taken = load(self.recipe, self.weights, classes=classes, overlay=overlay)
         layer = model.get_submodule(self.recipe.classifiers[0])
         weight, bias = layer.weight, layer.bias
         if f"{self.recipe.classifiers[0]}.weight" not in taken or not isinstance(weight, Tensor):
@@ -179,10 +179,9 @@ class TimmBackbone(nn.Module):
 
     def _create(self, recipe: Recipe, weights: Path | None) -> nn.Module:
         if weights is None:
-            return _guarded(recipe, None)
+            return guarded(recipe, None)
         overlay = _file_channels(recipe, file_shapes(weights))
-        with recorded_load() as taken:
-            model = _guarded(recipe, weights, overlay=overlay)
+        model, taken = load(recipe, weights, overlay=overlay)
         native = None if recipe.image.size == recipe.native.size else lambda: _shapes(recipe.at_native_input())
         found = report(model, weights, taken, classifiers=recipe.classifiers, native_shapes=native)
         _refuse_gaps(recipe, model, weights, found)
@@ -213,23 +212,6 @@ class TimmBackbone(nn.Module):
         first = next(self.parameters())
         image = self.recipe.image
         return torch.zeros(1, image.channels, *image.size, device=first.device, dtype=first.dtype)
-
-
-def _guarded(
-    recipe: Recipe, weights: Path | None, *, classes: int = 0, overlay: Mapping[str, Any] | None = None
-) -> nn.Module:
-    """``recipe.create`` with timm's errors turned into ours."""
-    try:
-        return recipe.create(classes, weights=weights, overlay=overlay)
-    except ZooError:
-        raise
-    except Exception as error:  # timm asserts, raises RuntimeError, TypeError, KeyError... for what does not fit
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        asked = {**recipe.arguments, **recipe.training}
-        if weights is not None and not isinstance(error, TypeError | AssertionError):
-            message = f"weights file '{weights.name}' does not fit '{recipe.name}': {reason}"
-            raise IntegrityError(message, "pull the weights again") from error
-        raise UsageError(f"timm cannot build '{recipe.name}' with {asked}: {reason}") from error
 
 
 def _refuse_gaps(recipe: Recipe, model: nn.Module, weights: Path, found: LoadReport) -> None:

@@ -36,11 +36,14 @@ def file_shapes(path: Path) -> dict[str, Shape]:
 
 
 @contextlib.contextmanager
-def recorded_load() -> Iterator[dict[str, Tensor]]:
+def recorded_load(*, assign: bool = False) -> Iterator[dict[str, Tensor]]:
     """Collects what this thread hands to ``Module.load_state_dict``: the tensors after timm's own key filter.
 
     timm keeps its filters to itself; the last dictionary given to torch is the only place that shows their result.
     What timm logs meanwhile about unexpected keys is kept quiet: the :func:`report` says it.
+
+    Args:
+        assign: put those tensors into the model as they are, mapped from the file, instead of copying their values.
     """
     taken: dict[str, Tensor] = {}
     thread = threading.get_ident()
@@ -53,10 +56,14 @@ def recorded_load() -> Iterator[dict[str, Tensor]]:
         original = nn.Module.load_state_dict
 
         def record(self: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() == thread:
-                taken.clear()
-                taken.update(state_dict)
-            return original(self, state_dict, *args, **kwargs)
+            if threading.get_ident() != thread:
+                return original(self, state_dict, *args, **kwargs)
+            taken.clear()
+            taken.update(state_dict)
+            if not assign or args[1:] or "assign" in kwargs:
+                return original(self, state_dict, *args, **kwargs)
+            with torch._C.DisableTorchFunction():  # nothing here for an overriding mode to see, and it costs time
+                return original(self, fitting(self, state_dict), *args, assign=True, **kwargs)
 
         nn.Module.load_state_dict = record
         try:
@@ -64,6 +71,27 @@ def recorded_load() -> Iterator[dict[str, Tensor]]:
         finally:
             nn.Module.load_state_dict = original
             _log.removeFilter(other_thread)
+
+
+def fitting(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with every tensor as ``model`` has it, so that it can take its place: dtype, dense, memory of its own.
+
+    What is so already stays as it is, mapped from the file.
+    """
+    wanted = {name: tensor.dtype for name, tensor in model.state_dict(keep_vars=True).items()}
+    used: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, given in state.items():
+        tensor = given.detach().to(wanted.get(name, given.dtype)).contiguous()
+        memory = tensor.untyped_storage()._cdata
+        found[name] = tensor.clone() if memory in used else tensor  # in-place steps on one would move the other
+        used.add(memory)
+    return found
+
+
+def borrowed(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and lies in memory that is not torch's own: it is mapped from a file, unchanged."""
+    return tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.untyped_storage().resizable()
 
 
 def report(
@@ -112,8 +140,9 @@ def report(
 
 def _changed(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of ``tensors`` whose values are not those of the file (a grid of 10 x 10 may become one of 5 x 20)."""
+    made = {name: tensor for name, tensor in tensors.items() if not borrowed(tensor)}
     with safe_open(path, framework="pt") as file:
-        return [n for n, t in tensors.items() if not torch.equal(t.flatten(), file.get_tensor(n).flatten().to(t.dtype))]
+        return [n for n, t in made.items() if not torch.equal(t.flatten(), file.get_tensor(n).flatten().to(t.dtype))]
 
 
 def _sources(path: Path, targets: Mapping[str, Tensor], candidates: list[str]) -> dict[str, str]:
