@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ from zoo.training.run import Phase, TrainingRun
 from zoo.training.session import check_circumstances, listed_bad, told_ends, write_circumstances
 from zoo.training.signals import StopSignal
 from zoo.training.streams import check_streams
+from zoo.training.supply import settle_supply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +196,13 @@ def _execute(
 ) -> FinetuneResult:
     recipe, data = plan.recipe, plan.data
     check_path(recipe.train, device)
-    hint = f"go on with: zoo finetune --resume --out {folder.path}"
+    hint = f"go on with: zoo finetune --resume --out {shlex.quote(str(folder.path))}"
     with ExitStack() as stack:
-        stop = stack.enter_context(StopSignal(hint))
+        stop = stack.enter_context(StopSignal(hint if resume else "nothing was written yet; start it again"))
         if resume:
-            stack.enter_context(RunLock(folder.path))
+            lock = stack.enter_context(RunLock(folder.path))
+            if lock.taken_over:
+                reporter.note(lock.taken_over)
             folder.require_resumable()
             remove_leftovers(folder.path, keep=LOCK)
             for line in check_circumstances(folder, data, device):
@@ -223,13 +227,18 @@ def _execute(
             choice = choose_path(run, lambda: build_phases(recipe, registry), rehearsed)
             run.settle(choice.path)
             reporter.note(choice.line())
-            recipe = dataclasses.replace(recipe, teachers=teachers.found, train=settled(recipe.train, choice.path))
+            settle_supply(run, reporter.note, rehearsed, choice)
+            train_options = dataclasses.replace(settled(recipe.train, choice.path), workers=run.workers)
+            recipe = dataclasses.replace(recipe, teachers=teachers.found, train=train_options)
             _open_folder(folder, recipe, data, device, stack)
+        else:
+            settle_supply(run, reporter.note)
+        stop.hint = hint
         log = MetricsLog(folder.metrics)
         tracking = _open_tracking(plan, built, registry, folder, recipe, log, reporter, resume=resume)
         if tracking.trackers:
             reporter = Fan(reporter, tracking)
-        with tracking.followed(), told_ends(hint, stop), listed_bad(folder.bad_samples, run):
+        with tracking.followed(), told_ends(hint, stop), listed_bad(folder.bad_samples, run, reporter):
             checkpoints = CheckpointFolder(folder.checkpoints)
             machine = MetricsLog(folder.machine)
             train(run, log=log, checkpoints=checkpoints, reporter=reporter, stop=stop, machine=machine)
@@ -357,9 +366,7 @@ def _conclude(
     for name in ("val", "test"):
         if name in run.data.splits:
             split = run.data.split(name)
-            found = predict_split(
-                run.model, split, run.pipeline, batch_size=options.batch_size, workers=options.workers
-            )
+            found = predict_split(run.model, split, run.pipeline, batch_size=options.batch_size, workers=run.workers)
             run.bad.add(found.bad)
             reports[name] = report_columns(run.data.columns, found, split)
     chosen = "test" if "test" in reports else "val"

@@ -2,8 +2,8 @@
 
 ::
 
-    RUN/recipe.toml  run.json  metrics.jsonl  machine.jsonl  report.json  bad_samples.csv  curves.png  trackers.json
-        checkpoints/  model/ (the bundle)
+    RUN/recipe.toml  run.json  data.tsv.gz  metrics.jsonl  machine.jsonl  report.json  bad_samples.csv  curves.png
+        trackers.json  checkpoints/  model/ (the bundle)
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ class RunFolder:
     def circumstances(self) -> Path:
         """What a resume must find again: the data's fingerprint, device and versions."""
         return self.path / "run.json"
+
+    @property
+    def listing(self) -> Path:
+        """The samples that the run started with, see :mod:`zoo.data.changes`."""
+        return self.path / "data.tsv.gz"
 
     @property
     def metrics(self) -> Path:

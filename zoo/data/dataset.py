@@ -9,11 +9,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_registry.building import Column
 from zoo_registry.errors import UsageError, did_you_mean
 
+from zoo.data.changes import refusal
 from zoo.data.decode import BadSample, decode_image, reason_of
 from zoo.data.packed import pick
 
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from zoo.data.decoded import Kept
+    from zoo.data.stored import StoredPixels
+
 __all__ = ["BadSample", "Dataset", "Sample", "Split"]
 
 CACHE_BYTES = 256 * 2**20
-"""Decoded pixels that a split keeps in memory, in bytes and per process; what comes later is decoded each time."""
+"""Decoded pixels that a split keeps in memory, in bytes; what comes later is decoded each time. A run sets its own."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Split:
         encoded: column name -> numpy array, see :attr:`targets`.
         weights: float64 [N], a weight a sample; None where the data has none.
         decoder: source -> uint8 [H, W, C] for images.
+        cache_bytes: how much of what was decoded is kept in memory, which forked workers share; 0 keeps nothing.
+        stored: where it is kept on the disk instead.
     """
 
     name: str
@@ -60,8 +67,8 @@ class Split:
     weights: np.ndarray | None = None
     decoder: Callable[[Any], Any] = decode_image
     cache_bytes: int = CACHE_BYTES
-    _cache: dict[int, Any] = field(default_factory=dict, repr=False)
-    _cached: int = 0
+    stored: StoredPixels | None = field(default=None, repr=False)
+    _kept: Kept | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,40 +78,99 @@ class Split:
         return Sample(self.ids[index], self.sources[index], {c: v[index] for c, v in self.encoded.items()})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without cached pixels and tensors, so that a worker that does not fork starts small."""
+        """Without kept pixels and tensors, so that a worker that does not fork starts small, and stays so."""
         state = {k: v for k, v in self.__dict__.items() if k not in ("targets", "fingerprint")}
-        return {**state, "_cache": {}, "_cached": 0}
+        return {**state, "_kept": None, "cache_bytes": min(self.cache_bytes, CACHE_BYTES)}
 
     def source(self, index: int) -> Any:
         """What the decoder is given; a callable source is called (a dataset that makes its samples itself).
 
         Raises:
-            BadSample: the callable raised.
+            BadSample: the callable raised, or a file has not the size that it was listed with.
         """
         source = self.sources[index]
         if not callable(source):
+            if changed := refusal(source, self.sizes[index]):
+                raise BadSample(changed)
             return source
         try:
             return source()
         except Exception as error:
             raise BadSample(reason_of(error)) from error
 
-    def read(self, index: int) -> Any:
-        """The decoded sample, uint8 [H, W, C] for images, in memory of the caller's own.
+    def read(self, index: int, short_edge: int | None = None) -> Any:
+        """The decoded sample, uint8 [H, W, 3] for images, in memory of the caller's own.
 
-        The first ``cache_bytes`` of them are remembered.
+        Args:
+            index: of the sample.
+            short_edge: a large image may come smaller, see :meth:`look`.
 
         Raises:
             BadSample: with the reason.
         """
-        if index in self._cache:
-            return self._cache[index].copy()
-        value = self.decoder(self.source(index))
-        size = getattr(value, "nbytes", None)
-        if size is not None and self._cached + size <= self.cache_bytes:
-            self._cache[index] = value.copy()
-            self._cached += size
-        return value
+        value, shared = self.look(index, short_edge)
+        return value.copy() if shared else value
+
+    def look(self, index: int, short_edge: int | None = None, *, keep: bool = True) -> tuple[Any, bool]:
+        """The decoded sample, and whether its memory is shared, so that it must not be written to.
+
+        With ``short_edge`` large images come smaller, their short edge never below it: photographs are decoded at
+        1/2, 1/4 or 1/8, and what is still more than :data:`zoo.data.geometry.SPARE` times as large is resized to it.
+        That depends on the file and on ``short_edge`` alone, not on what is kept.
+
+        Args:
+            index: of the sample.
+            short_edge: None gives every pixel.
+            keep: remember it, as far as there is room.
+
+        Raises:
+            BadSample: with the reason.
+        """
+        kind, identity = self.kind(short_edge), self.identity(index)
+        kept = self.kept.get(kind, index, identity)
+        if kept is not None:
+            return kept, self.stored is None
+        value = self._decode(index, short_edge)
+        if keep:
+            self.kept.put(kind, index, value, identity)
+        return value, False
+
+    @staticmethod
+    def kind(short_edge: int | None) -> str:
+        """What decoded images are kept as."""
+        return "exact" if short_edge is None else f"edge{short_edge}"
+
+    def _decode(self, index: int, short_edge: int | None) -> Any:
+        source = self.source(index)
+        if short_edge is None:
+            return self.decoder(source)
+        from zoo.data.geometry import shrink
+
+        if self.decoder is decode_image:
+            return shrink(decode_image(source, short_edge=short_edge), short_edge)
+        return shrink(self.decoder(source), short_edge)
+
+    @property
+    def kept(self) -> Kept:
+        """What was decoded; made on first use, before that ``cache_bytes`` and ``stored`` may be set."""
+        if self._kept is None:
+            from zoo.data.decoded import Kept
+
+            self._kept = Kept(len(self), self.cache_bytes, self.stored)
+        return self._kept
+
+    def keep_at(self, cache_bytes: int, stored: StoredPixels | None = None) -> None:
+        """Keep so much in memory, or on the disk, from now on; what was kept is forgotten."""
+        self.cache_bytes, self.stored, self._kept = cache_bytes, stored, None
+
+    def identity(self, index: int) -> str | None:
+        """What tells the sample's content on the disk; None where nothing is stored or can tell it."""
+        source = self.sources[index] if self.stored is not None else None
+        if not isinstance(source, (str, Path)):
+            return None
+        from zoo.data.stored import file_identity
+
+        return file_identity(self.ids[index], source)
 
     @cached_property
     def targets(self) -> dict[str, Tensor]:
@@ -151,6 +217,7 @@ class Split:
             weights=None if self.weights is None else self.weights[chosen],
             decoder=self.decoder,
             cache_bytes=self.cache_bytes,
+            stored=self.stored,
         )
 
 

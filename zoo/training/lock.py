@@ -29,12 +29,16 @@ class RunLock:
 
     Args:
         folder: the run folder.
+
+    Attributes:
+        taken_over: a line that says whose lock was found and taken over; empty where there was none.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder.resolve() / LOCK
         self._file: int | None = None
+        self.taken_over = ""
 
     def __enter__(self) -> RunLock:
         """Take the lock.
@@ -67,6 +71,8 @@ class RunLock:
             # Whoever held it may have removed the file after it was opened here; then another one counts.
             kept = self.path.exists() and os.fstat(descriptor).st_ino == self.path.stat().st_ino
             if kept:
+                if owner:
+                    self.taken_over = f"the run's last process, {owner.get('pid', 'unknown')} on this host, is gone"
                 _write_owner(descriptor)
                 self._file = descriptor
         finally:
