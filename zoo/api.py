@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoo.planning import Request
     from zoo.prediction import PredictedFile
     from zoo.preview.report import Preview
+    from zoo.rates.finding import RateFinding
     from zoo.training.progress import Reporter
 
 _TRAIN = ("epochs", "batch_size", "lr", "weight_decay", "augment", "workers")
@@ -27,6 +28,7 @@ _DATA = ("max_bad", "image_column", "split_column", "task")
 __all__ = [
     "assemble",
     "evaluate",
+    "find_lr",
     "finetune",
     "list_backbones",
     "list_heads",
@@ -104,7 +106,7 @@ def finetune(
     lr: float | None = None,
     weight_decay: float | None = None,
     augment: str | None = None,
-    workers: int | None = None,
+    workers: int | str | None = None,
     max_bad: float | None = None,
     image_column: str | None = None,
     label_columns: Sequence[str] = (),
@@ -207,6 +209,48 @@ def plan(
     registry = Registry()
     made = make_plan(_request(data, **asked), registry)
     return preview(made, registry, device=device, hub=hub, offline=offline, batches=batches)
+
+
+def find_lr(
+    data: Any = None,
+    *,
+    phase: int | None = None,
+    steps: int = 100,
+    low: float = 1e-6,
+    high: float = 1.0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    hub: str | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+    **asked: Any,
+) -> RateFinding:
+    """Which learning rate :func:`finetune` should take: the range test of Smith (2015, arXiv 1506.01186).
+
+    Rates grow from step to step on a throw-away copy of each phase; ``.phases[0].suggestion`` is where the loss falls
+    fastest, ``.to_json()`` has every step.
+
+    Args:
+        data: as for :func:`finetune`.
+        phase: number of the one phase to try, from 1; all that take gradient steps by default.
+        steps, low, high: of a ramp.
+        out: a folder for ``find-lr.json`` and ``find-lr.png``; without it nothing is written.
+        device, hub, offline, reporter: as for :func:`finetune`.
+        asked: what else :func:`finetune` takes, but for ``resume``.
+
+    Raises:
+        ZooError: the recipe is wrong, or has no gradient steps.
+    """
+    from zoo.planning import make_plan
+    from zoo.rates.find import find_rates
+
+    registry = Registry()
+    made = make_plan(_request(data, **asked), registry)
+    places = {"device": device, "hub": hub, "offline": offline, "reporter": reporter}
+    found = find_rates(made, registry, phase=phase, steps=steps, low=low, high=high, **places)  # type: ignore[arg-type]
+    if out is not None:
+        found.write(Path(out))
+    return found
 
 
 def _request(

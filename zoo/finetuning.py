@@ -25,7 +25,7 @@ from zoo.compute.path import check_path, settled
 from zoo.data.dataset import Dataset
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
-from zoo.evaluation.predictions import predict_split
+from zoo.evaluation.predictions import predict_features, predict_split
 from zoo.evaluation.report import Report, report_columns
 from zoo.files import remove_leftovers, write_json
 from zoo.planning import Plan, Request, make_plan
@@ -366,7 +366,13 @@ def _conclude(
     for name in ("val", "test"):
         if name in run.data.splits:
             split = run.data.split(name)
-            found = predict_split(run.model, split, run.pipeline, batch_size=options.batch_size, workers=run.workers)
+            if run.rested and run.bank is not None:
+                rows = run.bank.exact(run.model.backbone, name).picked()
+                found = predict_features(run.model, split, *rows, batch_size=options.batch_size)
+            else:
+                found = predict_split(
+                    run.model, split, run.pipeline, batch_size=options.batch_size, workers=run.workers
+                )
             run.bad.add(found.bad)
             reports[name] = report_columns(run.data.columns, found, split)
     chosen = "test" if "test" in reports else "val"

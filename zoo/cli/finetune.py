@@ -24,6 +24,11 @@ FLAGS = {"settings": "set", "label_columns": "label_column", "trackers": "track"
 class FinetuneCommand(click.Command):
     """The command, whose help ends with what ``--set`` takes."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's; the words are kept for the commands that are told to try next."""
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The settings with their defaults, from the recipe's own options."""
         from zoo_registry.options import describe_options
@@ -64,6 +69,8 @@ class FinetuneCommand(click.Command):
 @click.option(
     "--measure", type=click.IntRange(min=0), metavar="N", help="Steps a phase that --dry-run times; 3 by default."
 )
+@click.option("--find-lr", is_flag=True, help="Try growing learning rates on a copy, draw and suggest, and stop.")
+@click.option("--phase", type=click.IntRange(min=1), metavar="N", help="The one phase that --find-lr tries.")
 @click.option("--seed", type=int, help="Seed of everything random; 0 by default.")
 @click.option("--no-pretrained", is_flag=True, help="Start from random weights.")
 @click.option("--image-size", type=click.IntRange(min=8), metavar="PX", help="In place of the backbone's own.")
@@ -72,7 +79,7 @@ class FinetuneCommand(click.Command):
 @click.option("--lr", metavar="RATE", help="Peak learning rate of every phase.")
 @click.option("--weight-decay", metavar="DECAY", help="Weight decay of every phase.")
 @click.option("--augment", metavar="LEVEL", help="auto, none, light, medium or strong.")
-@click.option("--workers", metavar="N", help="Processes that decode images; 0 by default.")
+@click.option("--workers", metavar="N", help="Processes that decode images; auto (the default) measures.")
 @click.option("--max-bad", metavar="SHARE", help="Share of unreadable images allowed; 0.01 by default.")
 @click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
 @click.option(
@@ -108,12 +115,17 @@ def finetune(
       zoo finetune photos/ --backbone resnet18 --strategy linear:3,full:10 --out run
       zoo finetune labels.csv --label-column species --label-column age
       zoo finetune photos/ --strategy gradual:10 --dry-run
+      zoo finetune photos/ --strategy full:10 --find-lr
       zoo finetune --resume --out run
     """
     if resume:
         _refuse_beside_resume(asked, dry_run)
     if measure is not None and not dry_run:
         raise UsageError("--measure is for --dry-run", hint="add --dry-run, or leave --measure out")
+    if asked["phase"] is not None and not asked["find_lr"]:
+        raise UsageError("--phase is for --find-lr", hint="add --find-lr, or leave --phase out")
+    if asked["find_lr"] and dry_run:
+        raise UsageError("--find-lr and --dry-run are two different looks ahead", hint="give one of them")
     registry = open_registry()
     if resume:
         told = {name: asked[name] for name in ("workers", "trackers", "settings")}
@@ -124,6 +136,11 @@ def finetune(
         from zoo.cli.plan import show_plan
 
         show_plan(request, registry, device=device, hub=hub, offline=offline, batches=measure, as_json=as_json)
+        return
+    if asked["find_lr"]:
+        from zoo.cli.rates import show_rates
+
+        show_rates(request, registry, asked["phase"], out, device=device, hub=hub, offline=offline, as_json=as_json)
         return
     from zoo.runs import RunFolder, next_run_folder
 

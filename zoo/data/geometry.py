@@ -6,6 +6,7 @@ Evaluation resizes by Pillow itself, so that its pixels are timm's; training may
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,26 @@ def resize_short_edge(image: Tensor, size: Sequence[int], interpolation: str) ->
         return resize(image, (size[0], other) if height <= width else (other, size[0]), interpolation)
     ratio = min(height / size[0], width / size[1])
     return resize(image, (round(height / ratio), round(width / ratio)), interpolation)
+
+
+SPARE = 1.5
+"""An image that is not more than so many times as large as it must be is left as it is."""
+
+
+def shrink(pixels: Any, short_edge: int) -> Any:
+    """A uint8 image [H, W, C] brought to ``short_edge`` where it is more than :data:`SPARE` times as large.
+
+    Bilinear, antialiased. What is no such array comes back as it is.
+    """
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3:
+        return pixels
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    if short <= SPARE * short_edge:
+        return pixels
+    size = (round(height * short_edge / short), round(width * short_edge / short))
+    image = resize(torch.from_numpy(pixels).permute(2, 0, 1), size, "bilinear", exact=False)
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def resize_long_edge(image: Tensor, size: Sequence[int], interpolation: str) -> Tensor:

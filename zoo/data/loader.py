@@ -19,8 +19,9 @@ from zoo_registry.errors import RunStoppedError
 
 from zoo.data.bad import BadRow
 from zoo.data.dataset import BadSample, Split
+from zoo.data.making import SampleMaker
+from zoo.data.prefetch import prefetched
 from zoo.data.workers import start_worker, waiting, watch
-from zoo.keys import generator
 
 Draw = tuple[int, int]
 """Index of a sample in its split, and the number of the draw in the epoch: the key of its randomness."""
@@ -62,27 +63,25 @@ def stack(samples: Sequence[Tensor]) -> Tensor:
 class _Maker:
     """What a worker has: reads, transforms and collates the samples of one batch of the plan."""
 
-    split: Split
-    views: Mapping[str, Callable[..., Any]]
-    seed: int
-    stream: str
+    maker: SampleMaker
     collate: Callable[[Sequence[Any]], Any]
 
     def __len__(self) -> int:
-        return len(self.split)
+        return len(self.maker.split)
 
     def __getitem__(self, request: tuple[Hashable, Sequence[Draw]]) -> LoadedBatch:
         with one_thread():
             return self._batch(*request)
 
     def _batch(self, epoch: Hashable, draws: Sequence[Draw]) -> LoadedBatch:
-        made: dict[str, list[Any]] = {name: [] for name in self.views}
+        split = self.maker.split
+        made: dict[str, list[Any]] = {name: [] for name in self.maker.views}
         batch = LoadedBatch({}, [], [])
         for index, draw in draws:
             try:
-                sample = self._sample(index, draw, epoch)
+                sample = self.maker.make(index, draw, epoch)
             except BadSample as error:
-                batch.bad.append(BadRow(self.split.name, self.split.ids[index], error.reason))
+                batch.bad.append(BadRow(split.name, split.ids[index], error.reason))
                 continue
             for name, view in sample.items():
                 made[name].append(view)
@@ -91,15 +90,6 @@ class _Maker:
         if batch.ids:
             batch.views = {name: self.collate(samples) for name, samples in made.items()}
         return batch
-
-    def _sample(self, index: int, draw: int, epoch: Hashable) -> dict[str, Any]:
-        value = self.split.read(index)
-        if hasattr(value, "__array_interface__"):
-            value = torch.from_numpy(value)
-            value = value.permute(2, 0, 1) if value.ndim == 3 else value
-        return {
-            name: view(value, generator(self.seed, epoch, draw, self.stream, name)) for name, view in self.views.items()
-        }
 
 
 @contextmanager
@@ -139,6 +129,8 @@ class ViewLoader:
         workers: processes that stay alive until :meth:`close`; 0 loads in this process.
         collate: list of samples -> batch; stacks tensors by default.
         pin_memory: put batches in pinned memory, for copies to a CUDA device.
+        device: a CUDA device gets the batches ahead of their use; others get them from the caller.
+        short_edge: large images may be decoded so small, for training; None reads them exactly.
     """
 
     def __init__(
@@ -151,13 +143,16 @@ class ViewLoader:
         workers: int = 0,
         collate: Callable[[Sequence[Any]], Any] = stack,
         pin_memory: bool = False,
+        device: torch.device | None = None,
+        short_edge: int | None = None,
     ) -> None:
         self.split = split
         self.workers = workers
+        self.device = device or torch.device("cpu")
         self._plan = _Plan()
         # The generator is the loader's own: without it, starting an epoch would draw from torch's global one.
         self._loader: DataLoader[LoadedBatch] | None = DataLoader(
-            _Maker(split, views, seed, stream, collate),
+            _Maker(SampleMaker(split, views, seed, stream, short_edge), collate),
             batch_size=None,
             sampler=self._plan,
             num_workers=workers,
@@ -180,7 +175,7 @@ class ViewLoader:
             raise RuntimeError("the loader is closed")
         self._plan.epoch, self._plan.plan = epoch, plan
         try:
-            yield from self._waited()
+            yield from prefetched(self._waited(), self.device)
         except (RuntimeError, EOFError, OSError) as error:  # EOFError: it died with a batch still to be handed over
             if "DataLoader worker" not in str(error) and not self._lost_worker():
                 raise

@@ -96,7 +96,7 @@ def epoch_seconds(run: PreviewRun, costs: Costs, factor: float, *, fresh: bool) 
     compute = steps * ((1 - factor) * costs.first.seconds(each) + factor * last.seconds(each))
     if costs.load is None:
         return compute
-    share = 0.0 if fresh or costs.workers else costs.load.share_kept(run.train)
+    share = 0.0 if fresh else costs.load.share_kept(run.train)
     load = count * (share * costs.load.warm + (1 - share) * costs.load.cold)
     return max(compute, load / costs.workers) if costs.workers else compute + load
 
@@ -104,7 +104,7 @@ def epoch_seconds(run: PreviewRun, costs: Costs, factor: float, *, fresh: bool) 
 def pass_seconds(costs: Costs, samples: int, share: float, *, warm: bool) -> float:
     """Of a pass without gradients over so many samples, ``share`` of which stays in memory."""
     cost = costs.evaluation
-    share = share if warm and not costs.workers else 0.0
+    share = share if warm else 0.0
     load = share * cost.load.warm + (1 - share) * cost.load.cold
     each = max(cost.compute, load / costs.workers) if costs.workers else cost.compute + load
     return samples * each
@@ -129,7 +129,7 @@ def _memory(run: PreviewRun, costs: Costs, size: int) -> Memory:
         optimiser=2 * costs.trainable if last else 0,
         strategies=costs.strategies,
         activations=passing + (last.kept(size) if last else 0),
-        images=_kept_images(run, costs) if run.device.type == "cpu" and not costs.workers else 0,
+        images=_kept_images(run, costs) if run.device.type == "cpu" else 0,
         measured=measured,
     )
 

@@ -167,7 +167,7 @@ def load_pass(run: PreviewRun, split: Split, size: int, count: int) -> tuple[Loa
 
 def kept_bytes(split: Split) -> float:
     """Bytes of a decoded sample as the split keeps it, 0 where it keeps none."""
-    return split._cached / len(split._cache) if split._cache else 0.0
+    return split.kept.mean_bytes
 
 
 def _pass(run: PreviewRun, loaded: Any) -> float:

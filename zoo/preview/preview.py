@@ -9,7 +9,9 @@ from zoo_registry import BackboneSpec, DataError, Entry, HubError, Registry, Zoo
 
 from zoo.assembly.assemble import count_parameters
 from zoo.assembly.weights import weights_at_hand, weights_in_words
+from zoo.compute.choose import BACKWARD
 from zoo.data.bad import BadRow
+from zoo.data.supply import core_count, worker_count
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
 from zoo.finetuning import build_phases, check_head_methods
@@ -112,6 +114,16 @@ class _Looked:
             self._note_unreadable(run)
         return None
 
+    def _workers(self) -> int:
+        """As the recipe says, or as a run would choose by what the evaluation of ``val`` costs."""
+        train, size = self.plan.recipe.train, len(self.plan.data.split("train"))
+        if isinstance(train.workers, int) or self.evaluation is None:
+            return train.workers if isinstance(train.workers, int) else 0
+        each = min(size, train.batch_size * train.accumulate)
+        samples = sum((p.epochs or 0) * size + (p.steps or 0) * each for p in self.plan.recipe.phases)
+        load, step = self.evaluation.load.cold, BACKWARD * self.evaluation.compute
+        return worker_count(load, step, samples, device=self.device.type, cores=core_count())
+
     def _note_unreadable(self, run: PreviewRun) -> None:
         self.unreadable |= {(row.split, row.id): row for row in run.bad.rows}
 
@@ -122,7 +134,7 @@ class _Looked:
             phases[index],
             evaluation=self.evaluation,
             batches=self.batches,
-            workers=self.plan.recipe.train.workers,
+            workers=self._workers(),
         )
         view = looking.look(warm=index > 0)
         if view.not_measured:
@@ -166,7 +178,7 @@ class _Looked:
         if self.evaluation is None or not estimates or any(estimate is None for estimate in estimates):
             return None, None
         known = [estimate for estimate in estimates if estimate is not None]
-        final = final_seconds(self.plan.data, self.evaluation, self.plan.recipe.train.workers)
+        final = final_seconds(self.plan.data, self.evaluation, self._workers())
         return final + sum(e.seconds for e in known), max(e.memory.peak for e in known)
 
 

@@ -87,7 +87,21 @@ class TrainOptions:
     evaluate_every: int = option(1, help="epochs between evaluations on val", low=1)
     checkpoint_every: float = option(120.0, help="seconds between checkpoints within an epoch", low=0)
     log_every: int = option(0, help="steps between rows of metrics.jsonl within an epoch; 0 none", low=0)
-    workers: int = option(0, help="processes that decode images", low=0, high=256)
+    workers: int | str = option(AUTO, help="processes that decode images; auto measures", low=0, high=256)
+    decode: str = option(
+        "scaled", help="large images in training: decoded as small as the view allows", choices=("scaled", "exact")
+    )
+    cache: str = option(
+        AUTO, help="where decoded images are kept; auto: where they fit", choices=(AUTO, "memory", "disk", "off")
+    )
+    cache_gb: float = option(0.0, help="GB that they may take; 0 a quarter of what is free", low=0)
+    features: str = option(
+        AUTO,
+        help="where features of a backbone at rest are kept; auto: memory, and the disk where computing took long",
+        choices=(AUTO, "off", "memory", "disk"),
+    )
+    features_gb: float = option(5.0, help="GB on the disk that features of all runs may take; 0 none", low=0)
+    views: int = option(0, help="augmented views a training image of a backbone at rest; 0 the exact one", low=0)
     threads: int = option(0, help="torch CPU threads; 0 leaves torch's choice", low=0)
     deterministic: bool = option(True, help="deterministic kernels, so that two runs agree bit by bit")
     precision: str = option(
@@ -96,6 +110,10 @@ class TrainOptions:
     memory_format: str = option(AUTO, help="of images and kernels", choices=(AUTO, "contiguous", "channels_last"))
     fused: bool | str = option(AUTO, help="AdamW as one kernel", choices=SWITCH)
     compile: bool | str = option(AUTO, help="run the backbone through torch.compile", choices=SWITCH)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.workers, str) and self.workers != AUTO:
+            raise ValueError(f"workers: {self.workers!r} is not an integer or {AUTO!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class Pipeline:
         self.memory_format = "contiguous"
         self._transform = getattr(backbone, "transform", None)
         collate = getattr(backbone, "collate", None)
-        self.loader_options: dict[str, Any] = {"pin_memory": device.type == "cuda"}
+        self.loader_options: dict[str, Any] = {"pin_memory": device.type == "cuda", "device": device}
         if collate is not None:
             self.loader_options["collate"] = collate
         if self._transform is None and not isinstance(input, ImageInput):
@@ -53,10 +53,19 @@ class Pipeline:
             transform = strategy.augment(transform, stream, view)
         return transform
 
-    def feed(self, batch: Any) -> Any:
-        """A collated batch on the device; images uint8 [B, C, H, W] become normalised float32."""
+    def short_edge(self, views: Sequence[str], augment: str) -> int | None:
+        """How small a large image may be decoded for these views; None where any needs every pixel."""
+        if self._transform is not None or not isinstance(self.input, ImageInput):
+            return None
+        made = image_views(self.input, augment)
+        edges = [getattr(made[view], "short_edge", None) for view in views]
+        known = [edge for edge in edges if edge is not None]
+        return max(known) if known and len(known) == len(edges) else None
+
+    def feed(self, batch: Any, out: torch.Tensor | None = None) -> Any:
+        """A collated batch on the device; images uint8 [B, C, H, W] become normalised float32, in ``out`` if given."""
         if isinstance(self.input, ImageInput) and isinstance(batch, torch.Tensor):
-            return place_input(normalise(batch.to(self.device, non_blocking=True), self.input), self.memory_format)
+            return place_input(normalise(batch.to(self.device, non_blocking=True), self.input, out), self.memory_format)
         if isinstance(batch, dict):
             return {name: tensor.to(self.device) for name, tensor in batch.items()}
         return batch.to(self.device)

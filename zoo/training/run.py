@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from zoo_registry import Column, DataError, Delta, Input, Losses, StrategySpec, 
 from zoo_registry import Run as RunProtocol
 from zoo_registry import Strategy as StrategyBase
 
+from zoo.assembly.memory import own_tensors
 from zoo.assembly.model import TransferModel
 from zoo.compute.computing import Computing
 from zoo.compute.layout import place
@@ -21,6 +23,7 @@ from zoo.data.bad import BadSamples
 from zoo.data.dataset import Dataset, Split
 from zoo.evaluation.predictions import Predictions, iterate_batches, predict_features, predict_split
 from zoo.evaluation.report import main_score, report_columns
+from zoo.features.bank import FeatureBank
 from zoo.keys import generator, key
 from zoo.recipe.recipe import PhaseRecipe, TrainOptions
 from zoo.training.checkpoint import clone_state
@@ -63,6 +66,7 @@ class TrainingRun:
         total_steps, steps_per_epoch: of the phase, known before anybody's ``prepare``.
         bad: unreadable samples met so far.
         beat: called after every batch of an evaluation.
+        rested: whether the last phase left the backbone alone, so that what it saw of ``val`` still holds.
         deltas: what the last phase changed, where a strategy has a small form of it; taken just before ``finish``.
     """
 
@@ -87,18 +91,33 @@ class TrainingRun:
     recompute: Callable[[], Losses] | None = None
     deltas: list[tuple[StrategySpec, Delta]] = field(default_factory=list)
     beat: Callable[[], None] | None = None
+    rested: bool = False
     _reference: TransferModel | None = None
 
     def __post_init__(self) -> None:
+        own_tensors(self.model)  # a run is long: nothing that happens to the weights file is to reach it
         self.pipeline = Pipeline(self.model.backbone, self.input, self.device)
         self.bad = BadSamples(sum(len(self.data.split(name)) for name in ("train", "val")), self.max_bad)
         self.path = path_of(self.options)
         self.dress(self.model)
+        self.bank = self._open_bank()
         if not self.base:
             self.base = clone_state(self.model.state_dict())
         if self.rebuild is None:  # later the model may hold what a phase injected
             spare = copy.deepcopy(self.model)
             self.rebuild = lambda: spare
+
+    def _open_bank(self) -> FeatureBank | None:
+        """Where features come from; None where the recipe wants them computed each time."""
+        options = self.options
+        if options.features == "off":
+            return None
+        bank = FeatureBank(
+            self.pipeline, self.data, self.bad, seed=self.seed, mode=options.features,
+            limit=round(options.features_gb * 1e9), apart=options.views > 0, workers=lambda: self.workers,
+        )  # fmt: skip
+        bank.beat = self._progressed
+        return bank
 
     def settle(self, path: ComputePath) -> None:
         """Take the compute path that was chosen, before the first phase."""
@@ -147,6 +166,19 @@ class TrainingRun:
     def class_counts(self) -> dict[str, Tensor]:
         """Column -> training samples per class, in the order of the label map."""
         return {c.name: torch.tensor(list(self.train.class_counts(c.name).values())) for c in self.columns if c.classes}
+
+    @property
+    def workers(self) -> int:
+        """Processes that load samples; none as long as nobody has chosen."""
+        return self.options.workers if isinstance(self.options.workers, int) else 0
+
+    def settle_workers(self, workers: int) -> None:
+        """Load with so many processes from now on."""
+        self.options = dataclasses.replace(self.options, workers=workers)
+
+    def short_edge(self, views: Sequence[str], augment: str) -> int | None:
+        """How small a large image may be decoded for these views under ``train.decode``; None: not at all."""
+        return self.pipeline.short_edge(views, augment) if self.options.decode == "scaled" else None
 
     def generator(self, name: str) -> Generator:
         """A CPU generator keyed by (seed, phase, step, micro-batch, name)."""
@@ -208,6 +240,8 @@ class TrainingRun:
         Raises:
             DataError: no sample can be read.
         """
+        if self.bank is not None:
+            return self.bank.exact(model.backbone, split).picked()
         predictions = self._predict(model, split, features=True)
         if predictions.features is None:
             raise DataError(f"none of the {len(self.data.split(split))} samples of {split} can be read")
@@ -259,7 +293,7 @@ class TrainingRun:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True
             for loaded in iterate_batches(
-                self.train, self.pipeline, batch_size=self.options.batch_size, workers=self.options.workers
+                self.train, self.pipeline, batch_size=self.options.batch_size, workers=self.workers
             ):
                 if len(loaded) > 1:  # BatchNorm cannot learn from one
                     with torch.no_grad():
@@ -299,7 +333,7 @@ class TrainingRun:
                 self.data.split(split),
                 self.pipeline,
                 batch_size=self.options.batch_size,
-                workers=self.options.workers,
+                workers=self.workers,
                 features_only=features,
                 progress=self._progressed,
             )

@@ -45,7 +45,8 @@ def open_loader(run: TrainingRun, phase: Phase, stream: Stream) -> ViewLoader:
         transforms,
         seed=run.seed,
         stream=stream.name,
-        workers=run.options.workers,
+        workers=run.workers,
+        short_edge=run.short_edge(stream.views, str(phase.recipe.augment)),
         **run.pipeline.loader_options,
     )
 
