@@ -27,7 +27,8 @@ from zoo_registry import (
 )
 from zoo_registry.discovery import Plugin
 
-from zoo.assembly.assemble import assemble_model, check_finite
+from zoo.assembly.assemble import assemble_model
+from zoo.assembly.finite import check_finite
 from zoo.assembly.fit import check_fit, check_weights, resolve_input
 from zoo.assembly.model import FoldedHead, TransferModel, under
 from zoo.assembly.weights import installed_backbones, locate_weights

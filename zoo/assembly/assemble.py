@@ -16,14 +16,15 @@ from zoo_registry import (
     Entry,
     HeadSpec,
     Input,
-    IntegrityError,
     LoadReport,
     Registry,
     ZooError,
 )
 from zoo_registry.options import parse_options
 
+from zoo.assembly.finite import check_finite
 from zoo.assembly.fit import check_fit, resolve_input
+from zoo.assembly.memory import own_tensors
 from zoo.assembly.model import TransferModel
 from zoo.assembly.weights import locate_assets, locate_weights
 from zoo.keys import key
@@ -90,6 +91,7 @@ def assemble_model(
     in_chans: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    mapped: bool | None = None,
     hub: str | None = None,
     offline: bool = False,
 ) -> Assembled:
@@ -107,6 +109,8 @@ def assemble_model(
         in_chans: input channels, likewise.
         seed: of whatever is newly initialised.
         device: where the model ends up; it is built on the CPU, so that random weights are the same everywhere.
+        mapped: whether weights stay mapped from their file, copy-on-write, where the plugin mapped them; None: those of
+            a package or hub do, a file of ``weights`` is copied, see :mod:`zoo.assembly.memory`. Training copies them.
         hub, offline: as in :func:`zoo.assembly.weights.locate_weights`.
 
     Raises:
@@ -135,7 +139,9 @@ def assemble_model(
             head_module.initialise(module, columns)
     report = getattr(module, "load_report", None)
     if path is not None:
-        check_finite(module, backbone_entry.name)
+        check_finite(module, backbone_entry.name, file=path, sha256=located.source.get("sha256") if located else None)
+        if not (located is not None if mapped is None else mapped) and torch.device(device).type == "cpu":
+            own_tensors(module)
     model = TransferModel(module, head_module, columns, given).to(device)
     return Assembled(
         model=model,
@@ -176,17 +182,6 @@ def _build(entry: Entry[Any], options: Any, **arguments: Any) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ZooError(f"{entry.kind} {entry.name}: its factory returned {type(module).__name__}, not a torch module")
     return module
-
-
-def check_finite(module: nn.Module, name: str) -> None:
-    """Refuse weights with NaN or Inf.
-
-    Raises:
-        IntegrityError: names the first such tensor.
-    """
-    for tensor_name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise IntegrityError(f"weights of {name}: tensor {tensor_name!r} has NaN or Inf values")
 
 
 def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:

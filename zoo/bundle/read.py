@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from zoo_registry import Input, IntegrityError, Registry
 
-from zoo.assembly.assemble import check_finite
+from zoo.assembly.finite import check_finite
+from zoo.assembly.memory import own_tensors
 from zoo.assembly.model import TransferModel
 from zoo.bundle.adapter import apply_adapter, build_strategy, read_adapter_files
 from zoo.bundle.document import DOCUMENT, Document, read_document
 from zoo.bundle.golden import check_golden
-from zoo.bundle.rebuild import rebuild_model
+from zoo.bundle.rebuild import WEIGHTS, rebuild_model
 from zoo.hub.files import verify_folder
 
 
@@ -71,7 +72,9 @@ def load_bundle(
     document = read_document(path / DOCUMENT, where=where)
     strategy = None if document.merged else build_strategy(document, registry, where)
     model = rebuild_model(document, path, known, registry, where)
-    check_finite(model, where)
+    check_finite(model, where, file=path / WEIGHTS)
+    if revision is None and torch.device(device).type == "cpu":  # the files of a hub alone are never written in place
+        own_tensors(model)
     model.requires_grad_(True).to(device).eval()
     if strategy is not None:
         apply_adapter(strategy, model, read_adapter_files(document, path, known, where, device), where)
