@@ -127,7 +127,7 @@ def finetune(
         settings: ``KEY=VALUE`` texts, as with ``--set``.
         track: names of trackers that follow the run; they do not change it.
         recipe: a recipe, or the path of one; what is said beside it goes before it.
-        resume: go on with the run in ``out``.
+        resume: go on with the run in ``out``; what is said beside it may not change the result.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         seed: of everything random.
         pretrained: False starts from random weights.
@@ -146,12 +146,8 @@ def finetune(
 
     registry = Registry()
     places = {"device": device, "hub": hub, "offline": offline, "reporter": reporter}
-    if resume:
-        if out is None:
-            raise UsageError("resume needs the run folder", hint="--resume --out RUN")
-        theirs = tuple(text for text in settings if text.startswith("tracker."))
-        told: dict[str, Any] = {"workers": workers, "trackers": tuple(track), "settings": theirs}
-        return finetuning.resume(registry, out=Path(out), data=data, **told, **places)  # type: ignore[arg-type]
+    if resume and out is None:
+        raise UsageError("resume needs the run folder", hint="--resume --out RUN")
     request = _request(
         data,
         backbone=backbone,
@@ -176,6 +172,8 @@ def finetune(
         split_column=split_column,
         task=task,
     )
+    if resume:
+        return finetuning.resume(registry, out=Path(str(out)), asked=request, **places)  # type: ignore[arg-type]
     folder = Path(out) if out is not None else next_run_folder()
     return finetuning.start(request, registry, out=folder, **places)  # type: ignore[arg-type]
 

@@ -31,6 +31,7 @@ from zoo.files import remove_leftovers, write_json
 from zoo.planning import Plan, Request, make_plan
 from zoo.recipe import Recipe, read_recipe, write_recipe
 from zoo.recipe.toml import recipe_to_dict
+from zoo.resuming import resumed_request, settle_changes
 from zoo.runs import LOCK, RunFolder
 from zoo.teachers import Teachers
 from zoo.tracking import (
@@ -116,9 +117,7 @@ def resume(
     *,
     out: Path,
     data: Any = None,
-    workers: int | str | None = None,
-    trackers: tuple[str, ...] = (),
-    settings: tuple[str, ...] = (),
+    asked: Request | None = None,
     device: str = "auto",
     hub: str | None = None,
     offline: bool = False,
@@ -126,18 +125,20 @@ def resume(
 ) -> FinetuneResult:
     """Go on with the run in ``out``, by its own recipe; ``data`` is needed where the recipe cannot name it.
 
-    ``workers`` may differ from the recipe's: it does not change the result. Nor do trackers: those that the run began
-    with follow on, ``trackers`` come to them, and ``settings`` are theirs (``tracker.NAME.OPTION=VALUE``).
+    What is ``asked`` beside that may not change the result (:data:`zoo.resuming.FREE`); it holds for this time.
+    Trackers do not: those that the run began with follow on, and those asked for come to them.
 
     Raises:
-        ZooError: there is no unfinished run, or the data differs from what the run started with.
+        ZooError: there is no unfinished run, the data differs from what the run started with, or so do settings.
     """
     folder = RunFolder(out)
     folder.require_resumable()
     recipe = read_recipe(folder.recipe)
-    asked = Request(data=data, recipe=recipe, train={"workers": workers}, trackers=trackers, settings=settings)
-    plan = make_plan(asked, registry)
-    return _execute(plan, registry, folder, resolve_device(device), hub, offline, reporter or Reporter(), resume=True)
+    plan = make_plan(resumed_request(asked, recipe, data), registry)
+    reporter = reporter or Reporter()
+    for line in settle_changes(folder.path, recipe, plan.recipe):
+        reporter.note(line)
+    return _execute(plan, registry, folder, resolve_device(device), hub, offline, reporter, resume=True)
 
 
 def assemble_recipe(

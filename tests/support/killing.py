@@ -107,7 +107,7 @@ def work(
     known = registry(backbone)
     try:
         if resuming:
-            tiny_runs.resume(out, asked, known, workers=workers)
+            tiny_runs.resume(out, asked, known, train={"workers": workers})
         else:
             tiny_runs.start(out, asked, known)
     except Exception as error:

@@ -47,7 +47,8 @@ def start(out: Path, asked: Request, registry: Registry | None = None, **argumen
 
 def resume(out: Path, asked: Request, registry: Registry | None = None, **arguments):
     """Go on with it here."""
-    return finetuning.resume(registry or tiny_zoo.registry(), out=out, data=asked.data, device="cpu", **arguments)
+    told = Request(data=asked.data, train=arguments.pop("train", {}), settings=arguments.pop("settings", ()))
+    return finetuning.resume(registry or tiny_zoo.registry(), out=out, asked=told, device="cpu", **arguments)
 
 
 def at_call(function: Callable, number: int, act: Callable[[], object], after: bool = False) -> Callable:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from zoo.finetuning import FinetuneResult
     from zoo.planning import Request
 
-FLAGS = {"settings": "set", "label_columns": "label_column", "trackers": "track"}
-"""Parameters whose option is called otherwise."""
-
 
 class FinetuneCommand(click.Command):
     """The command, whose help ends with what ``--set`` takes."""
@@ -118,8 +115,8 @@ def finetune(
       zoo finetune photos/ --strategy full:10 --find-lr
       zoo finetune --resume --out run
     """
-    if resume:
-        _refuse_beside_resume(asked, dry_run)
+    if resume and (dry_run or asked["find_lr"]):
+        raise UsageError("--resume goes on with a run", hint="leave --dry-run and --find-lr out")
     if measure is not None and not dry_run:
         raise UsageError("--measure is for --dry-run", hint="add --dry-run, or leave --measure out")
     if asked["phase"] is not None and not asked["find_lr"]:
@@ -128,8 +125,7 @@ def finetune(
         raise UsageError("--find-lr and --dry-run are two different looks ahead", hint="give one of them")
     registry = open_registry()
     if resume:
-        told = {name: asked[name] for name in ("workers", "trackers", "settings")}
-        _resume(registry, data, told, out, device, hub, offline, as_json)
+        _resume(registry, make_request(data, asked), out, device, hub, offline, as_json)
         return
     request = make_request(data, asked)
     if dry_run:
@@ -163,23 +159,6 @@ def finetune(
     show_result(result, as_json)
 
 
-def _refuse_beside_resume(asked: dict[str, Any], dry_run: bool) -> None:
-    """What a resumed run cannot be told.
-
-    Raises:
-        UsageError: names the options.
-    """
-    given = {n: v for n, v in asked.items() if n not in ("workers", "trackers")}  # they do not change the result
-    given["settings"] = [text for text in asked["settings"] if not text.startswith("tracker.")]
-    said = [f"--{FLAGS.get(n, n).replace('_', '-')}" for n, v in given.items() if v not in (None, (), [], False)]
-    said += ["--dry-run"] * dry_run
-    if said:
-        raise UsageError(
-            f"--resume goes on by the run's own recipe, so {', '.join(said)} cannot be given with it",
-            hint="leave it out, or start a new run: zoo finetune --recipe RUN/recipe.toml",
-        )
-
-
 def make_request(data: str | None, asked: dict[str, Any]) -> Request:
     """The command line's options as a request."""
     from zoo.planning import Request
@@ -206,8 +185,7 @@ def make_request(data: str | None, asked: dict[str, Any]) -> Request:
 
 def _resume(
     registry: Registry,
-    data: str | None,
-    told: dict[str, Any],
+    asked: Request,
     out: Path | None,
     device: str,
     hub: str | None,
@@ -222,8 +200,7 @@ def _resume(
         result = finetuning.resume(
             registry,
             out=out,
-            data=data,
-            **told,
+            asked=asked,
             device=device,
             hub=hub,
             offline=offline,
