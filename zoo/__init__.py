@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.api import (
         assemble,
         evaluate,
+        find_lr,
         finetune,
         list_backbones,
         list_heads,
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "assemble",
     "evaluate",
+    "find_lr",
     "finetune",
     "list_backbones",
     "list_heads",

@@ -16,6 +16,8 @@ from zoo_registry import ConflictError, UsageError
 
 LOCK = ".lock"
 """Name of the file by which a process holds the folder, see :mod:`zoo.training.lock`."""
+FOUND_RATES = ("find-lr.json", "find-lr.png")
+"""What the learning-rate finder leaves in a folder that may become a run."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class RunFolder:
                 else f", or go on with it: zoo finetune --resume --out {shlex.quote(str(self.path))}"
             )
             raise ConflictError(f"{str(self.path)!r} holds {state}", hint=hint)
-        if self.path.is_file() or (self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir())):
+        harmless = (LOCK, *FOUND_RATES)
+        if self.path.is_file() or (self.path.is_dir() and any(p.name not in harmless for p in self.path.iterdir())):
             raise ConflictError(f"{str(self.path)!r} exists and is not empty", hint="choose another --out")
 
     def require_resumable(self) -> None:
