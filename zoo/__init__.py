@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         load,
         plan,
         predict,
+        predict_stream,
         pull,
         push,
     )
@@ -47,6 +48,7 @@ __all__ = [
     "load",
     "plan",
     "predict",
+    "predict_stream",
     "pull",
     "push",
 ]

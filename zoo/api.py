@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "plan",
     "predict",
+    "predict_stream",
     "pull",
     "push",
 ]
@@ -300,13 +301,16 @@ def evaluate(
     *,
     split: str | None = None,
     batch_size: int = 64,
-    workers: int = 0,
+    workers: int | None = None,
     device: str = "auto",
     hub: str | None = None,
     offline: bool = False,
     **options: Any,
 ) -> Report:
-    """Measure a model on data: every readable sample exactly once, classes held to the model's by name."""
+    """Measure a model on data: every readable sample exactly once, classes held to the model's by name.
+
+    ``workers`` decode; None decides by timing the first batches.
+    """
     from zoo.models import evaluate_model
 
     loaded = load(model, device=device, hub=hub, offline=offline) if isinstance(model, str | Path) else model
@@ -314,21 +318,40 @@ def evaluate(
 
 
 def predict(
+    model: LoadedModel | str | Path, files: str | Path | Sequence[str | Path], **options: Any
+) -> list[PredictedFile]:
+    """Predict files and folders of files; all rows at once. The arguments are those of :func:`predict_stream`."""
+    return list(predict_stream(model, files, **options))
+
+
+def predict_stream(
     model: LoadedModel | str | Path,
-    files: Sequence[str | Path],
+    files: str | Path | Iterable[str | Path],
     *,
     top: int = 1,
     batch_size: int = 64,
-    workers: int = 0,
+    workers: int | None = None,
     device: str = "auto",
     hub: str | None = None,
     offline: bool = False,
-) -> list[PredictedFile]:
-    """Predict files and folders of files."""
+) -> Iterator[PredictedFile]:
+    """Predict files one after the other; each row comes as soon as it is known, so that a million take no memory.
+
+    Args:
+        model: a loaded model, or what :func:`load` takes.
+        files: files, folders, patterns and ``@list.txt``, or an iterator of paths that is read as it goes.
+        top: classes of each file.
+        batch_size: files at once.
+        workers: processes that decode; None decides by timing the first batches.
+        device, hub, offline: where the model goes and comes from.
+
+    Raises:
+        ZooError: see :func:`zoo.prediction.predict_files`.
+    """
     from zoo.prediction import predict_files
 
     loaded = load(model, device=device, hub=hub, offline=offline) if isinstance(model, str | Path) else model
-    return list(predict_files(loaded, [str(f) for f in files], top=top, batch_size=batch_size, workers=workers))
+    yield from predict_files(loaded, files, top=top, batch_size=batch_size, workers=workers)
 
 
 def push(

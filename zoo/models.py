@@ -154,7 +154,7 @@ def evaluate_model(
     *,
     split: str | None = None,
     batch_size: int = 64,
-    workers: int = 0,
+    workers: int | None = None,
     progress: Any = None,
     **options: Any,
 ) -> Report:
@@ -164,7 +164,8 @@ def evaluate_model(
         loaded: the model.
         data: as for fine-tuning.
         split: which split; ``test`` where there is one, else ``val``, else all samples.
-        batch_size, workers: of loading.
+        batch_size: samples at once.
+        workers: processes that decode; None decides by timing the first batches.
         progress: called with the number of samples of each batch.
         options: of :func:`zoo.data.open_data`.
     """

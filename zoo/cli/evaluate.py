@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo.cli.counting import open_counter
 from zoo.cli.output import device_option, emit, hub_option, json_option, offline_option, open_registry, say, table
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ WORST = 10
 @click.argument("data")
 @click.option("--split", help="train, val, test or all; the data's test split by default, else val.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that decode images.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=None, help="Processes that decode images; measured by default."
+)
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the figures there.")
 @click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
 @click.option(
@@ -38,7 +41,7 @@ def evaluate(
     data: str,
     split: str | None,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     figures: Path | None,
     image_column: str | None,
     label_columns: tuple[str, ...],
@@ -62,16 +65,18 @@ def evaluate(
     from zoo.models import evaluate_model, load_model
 
     loaded = load_model(model, registry, device=resolve_device(device), hub=hub, offline=offline)
-    report = evaluate_model(
-        loaded,
-        data,
-        split=split,
-        batch_size=batch_size,
-        workers=workers,
-        image_column=image_column,
-        label_columns=label_columns,
-        split_column=split_column,
-    )
+    with open_counter("sample") as counter:
+        report = evaluate_model(
+            loaded,
+            data,
+            split=split,
+            batch_size=batch_size,
+            workers=workers,
+            progress=counter.add,
+            image_column=image_column,
+            label_columns=label_columns,
+            split_column=split_column,
+        )
     if figures is not None:
         draw(report, loaded, figures)
     emit({"model": model, **report.to_json()}, as_json, lambda: print_report(report))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +38,25 @@ def open_files(paths: Paths, *, follow_links: bool = False) -> Split:
     if not names:
         raise no_images(given)
     return Split(name="files", ids=names, sources=names, sizes=[size_of(n) for n in names], cache_bytes=0)
+
+
+def file_stream() -> Split:
+    """A split of whatever files will be asked for: they are their own indices. It has no length and keeps nothing."""
+    own = _Endless(lambda name: name)
+    return Split(name="files", ids=own, sources=own, sizes=_Endless(lambda _: 0), cache_bytes=0)
+
+
+class _Endless(Sequence[Any]):
+    """Whatever is asked for, ``value`` says what is there."""
+
+    def __init__(self, value: Callable[[Any], Any]) -> None:
+        self.value = value
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.value(index)
 
 
 def no_images(given: Iterable[str | Path] = ()) -> DataError:
@@ -80,9 +99,9 @@ def find_files(paths: Paths, *, follow_links: bool = False) -> Iterator[str]:
     Raises:
         DataError: a folder or list that cannot be read, a pattern that nothing matches.
     """
-    many = [paths] if isinstance(paths, (str, Path)) else paths
+    many: Iterable[str | Path] = [paths] if isinstance(paths, (str, Path)) else paths
     named = isinstance(many, Sequence)  # what an iterator gives are names as they are
-    alone = named and len(many) == 1 and not str(many[0]).startswith(("@", "-"))
+    alone = isinstance(many, Sequence) and len(many) == 1 and not str(many[0]).startswith(("@", "-"))
     seen = None if alone else Seen()  # one folder has nothing twice
     for given in many:
         for name in _expanded(str(given), follow_links, meant=named):

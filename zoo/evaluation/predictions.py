@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from zoo.data.bad import BadRow
-from zoo.data.loader import LoadedBatch, ViewLoader, in_order
+from zoo.evaluation.running import Feed, Readback, iterate_batches
 
 if TYPE_CHECKING:
     from zoo.assembly.model import TransferModel
     from zoo.data.dataset import Split
     from zoo.training.pipeline import Pipeline
+
+__all__ = ["Collector", "Predictions", "head_threshold", "iterate_batches", "predict_features", "predict_split"]
 
 THRESHOLD = 0.5
 """Probability from which on a label of a multilabel column is predicted, where the head does not say another."""
@@ -51,20 +53,13 @@ class Predictions:
     measured: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
-def iterate_batches(split: Split, pipeline: Pipeline, *, batch_size: int, workers: int = 0) -> Iterator[LoadedBatch]:
-    """Loaded batches of the whole split in order under the evaluation view (``views["eval"]``, ``ids``, ``bad``)."""
-    views = {"eval": pipeline.transform("eval")}
-    with ViewLoader(split, views, stream="eval", workers=workers, **pipeline.loader_options) as loader:
-        yield from loader.batches(in_order(len(split), batch_size))
-
-
 def predict_split(
     model: TransferModel,
     split: Split,
     pipeline: Pipeline,
     *,
     batch_size: int = 64,
-    workers: int = 0,
+    workers: int | None = 0,
     features_only: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
@@ -75,18 +70,19 @@ def predict_split(
         split: what to predict.
         pipeline: the model's input side.
         batch_size: samples at once.
-        workers: processes that decode.
+        workers: processes that decode; None decides by timing the first batches.
         features_only: stop at the backbone and return the features.
         progress: told the number of samples of each batch.
     """
     found, collector = _empty(model, []), Collector(model, split)
     features: list[Any] = []
+    feed = pipeline.feed if features_only else Feed(pipeline)  # features may be the input itself
     for loaded in iterate_batches(split, pipeline, batch_size=batch_size, workers=workers):
         found.bad += loaded.bad
         if loaded.ids:
             found.indices += loaded.ids
             with torch.no_grad():
-                output = model.backbone(pipeline.feed(loaded.views["eval"]))
+                output = model.backbone(feed(loaded.views["eval"]))
                 if features_only:
                     features.append(output)
                 else:
@@ -143,13 +139,14 @@ class Collector:
         self.metrics = getattr(model.head, "metrics", None) if split.encoded else None
         self.targets: Mapping[str, Tensor] = split.targets if self.metrics is not None else {}
         self.scores: dict[str, list[np.ndarray]] = {}
+        self._running: Readback | None = None
         self.measured: dict[str, dict[str, list[np.ndarray]]] = {}
 
     def take(self, features: Any, ids: list[int]) -> None:
         """Add the samples ``ids`` of the split with these features."""
         outputs = self.head(features)
-        for column, values in self.head.decode(outputs).items():
-            self.scores.setdefault(column, []).append(values.float().cpu().numpy())
+        before, self._running = self._running, Readback(self.head.decode(outputs))
+        self._read(before)
         if self.metrics is None:
             return
         device = next(iter(outputs.values())).device
@@ -159,8 +156,14 @@ class Collector:
             for name, values in found.items():
                 rows.setdefault(name, []).append(values.double().cpu().numpy())
 
+    def _read(self, found: Readback | None) -> None:
+        for column, values in (found.arrays() if found is not None else {}).items():
+            self.scores.setdefault(column, []).append(values)
+
     def result(self) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
         """``scores`` and ``measured`` of :class:`Predictions`."""
+        before, self._running = self._running, None
+        self._read(before)
         scores = {column: np.concatenate(parts) for column, parts in self.scores.items()}
         measured = {c: {n: np.concatenate(p) for n, p in found.items()} for c, found in self.measured.items()}
         return scores, measured
