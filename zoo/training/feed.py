@@ -17,6 +17,8 @@ from zoo_registry.strategy import cacheable, overrides
 
 from zoo.data.loader import ViewLoader
 from zoo.evaluation.predictions import pick_features
+from zoo.features.bank import FeatureBank
+from zoo.features.pool import Rows
 from zoo.keys import generator
 from zoo.training.run import Phase, TrainingRun
 from zoo.training.streams import EndlessStream, check_streams, gather, open_loader, open_streams, to_batch
@@ -33,6 +35,7 @@ class Feed:
         streams: name -> stream, ``train`` first.
         steps_per_epoch: optimiser steps of one pass over ``train``.
         cached: whether features are computed once and the backbone is not run again.
+        views: augmented views a sample whose features are computed, through which the epochs cycle; 0: the exact one.
         validation: features of ``val`` and their indices, where they are cached.
         weights: by which the current epoch's samples are drawn, [N]; None where each comes once.
     """
@@ -44,23 +47,36 @@ class Feed:
         self.size = len(run.train)
         self.steps_per_epoch = len(step_plan(self.size, run.options.batch_size, run.options.accumulate))
         learns = any(p.requires_grad for p in run.model.backbone.parameters())
-        self.cached = cacheable(phase.specs) and phase.recipe.augment == "none" and not learns
+        plain = phase.recipe.augment == "none"
+        self.views = 0 if plain else run.options.views
+        rests = cacheable(phase.specs) and not learns and run.options.features != "off"
+        self.cached = rests and (plain or self.views > 0)
         self.validation: tuple[Any, list[int]] | None = None
         self.weights: Tensor | None = None
-        self._features: Any = None
-        self._rows: dict[int, int] = {}
+        self._kept: list[Rows] = []
         self._loader: ViewLoader | None = None
         self._others: list[EndlessStream] = []
 
     def open(self) -> None:
         """Compute the features where they may be cached, or start the loaders."""
-        if self.cached:
-            features, found = self.run.extract_rows(self.run.model)
-            self._features, self._rows = features, {index: row for row, index in enumerate(found)}
-            self.validation = self.run.extract_rows(self.run.model, "val")
+        bank = self.run.bank
+        if self.cached and bank is not None:
+            backbone = self.run.model.backbone
+            self._kept = self._views(bank) if self.views else [bank.exact(backbone, "train")]
+            self.validation = bank.exact(backbone, "val").picked()
             return
+        if bank is not None:
+            bank.forget()
         self._loader = open_loader(self.run, self.phase, self.streams["train"])
         self._others = open_streams(self.run, self.phase, self.streams)
+
+    def _views(self, bank: FeatureBank) -> list[Rows]:
+        """Features of as many augmented views as the phase has epochs for."""
+        run, level = self.run, str(self.phase.recipe.augment)
+        count = min(self.views, -(-run.total_steps // self.steps_per_epoch))
+        transform = run.pipeline.transform("train", augment=level)
+        edge = run.short_edge(("train",), level)
+        return bank.views(run.model.backbone, transform, count, level=level, short_edge=edge)
 
     def close(self) -> None:
         """Stop the loaders' workers and forget the features."""
@@ -68,8 +84,8 @@ class Feed:
             self._loader.close()
         for other in self._others:
             other.close()
-        self._loader = self._features = self.validation = None
-        self._others = []
+        self._loader = self.validation = None
+        self._others, self._kept = [], []
 
     def weigh(self) -> None:
         """Ask for the weights of the epoch that begins.
@@ -95,7 +111,7 @@ class Feed:
         steps = step_plan(self.size, self.run.options.batch_size, self.run.options.accumulate)[first_step:]
         if self.cached:
             for step in steps:
-                yield [{"train": self._from_cache([order[i] for i in span])} for span in step]
+                yield [{"train": self._from_cache(epoch, [order[i] for i in span])} for span in step]
             return
         if self._loader is None:
             raise RuntimeError("the feed is not open")
@@ -120,13 +136,14 @@ class Feed:
         order = torch.searchsorted(edges, points, right=True).clamp(max=int(self.weights.nonzero()[-1])).tolist()
         return order
 
-    def _from_cache(self, indices: list[int]) -> Batch:
-        good = [index for index in indices if index in self._rows]
+    def _from_cache(self, epoch: int, indices: list[int]) -> Batch:
+        kept = self._kept[epoch % len(self._kept)]
+        good = [index for index in indices if index in kept.places]
         if len(good) == 1 and len(indices) > 1:
             good = []
-        rows = torch.tensor([self._rows[index] for index in good], dtype=torch.long, device=self.run.device)
+        rows = torch.tensor([kept.places[index] for index in good], dtype=torch.long, device=self.run.device)
         targets = gather(self.run, self.run.train, good)
-        return Batch(views={}, targets=targets, ids=good, features=pick_features(self._features, rows))
+        return Batch(views={}, targets=targets, ids=good, features=pick_features(kept.features, rows))
 
 
 def step_plan(size: int, batch_size: int, accumulate: int) -> list[list[range]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 from zoo_registry import Batch
-from zoo_registry.strategy import overrides
+from zoo_registry.strategy import cacheable, overrides
 
 from zoo.evaluation.report import main_score
 from zoo.training.checkpoint import CheckpointFolder, clone_state
@@ -68,6 +68,8 @@ def train(
     resumed, damaged = checkpoints.newest(run.device) if checkpoints is not None else (None, [])
     for line in damaged:
         reporter.note(line)
+    if run.bank is not None:
+        run.bank.note = reporter.note
     if resumed is None:
         log.truncate(0)
     first = resumed.phase if resumed is not None else 0
@@ -130,6 +132,8 @@ class PhaseLoop:
                 self.feed.open()
                 with self.stop.deferred():
                     self._train()
+            steps = self.run.total_steps
+            self.run.rested = cacheable(self.phase.specs) and (self.feed.cached or not steps)
             unused = self.run.unreached() if self.guard.waiting else []
             record = self.guard.finish(self.model, unused=unused, where=f"phase {self.run.phase + 1}")
         finally:

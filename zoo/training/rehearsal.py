@@ -30,6 +30,9 @@ class RehearsalRun(TrainingRun):
 
     passes: int = 0
 
+    def _open_bank(self) -> None:
+        """None: features of a few samples are no use to others."""
+
     def _predict(self, model: TransferModel, split: str, *, features: bool = False) -> Predictions:
         """Of a few samples, spread evenly over the split.
 

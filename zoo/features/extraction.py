@@ -1,0 +1,81 @@
+"""The pass that computes features: no gradients, batches of a fixed size, the layout that is fastest, float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo.compute.layout import place_input
+from zoo.data.loader import ViewLoader, in_order
+from zoo.evaluation.predictions import join_features
+from zoo.features.store import Entry
+
+if TYPE_CHECKING:
+    from zoo.data.dataset import Split
+    from zoo.training.pipeline import Pipeline
+
+BATCH = {"cpu": 32, "cuda": 128}
+"""Samples at once, by device: on a CPU the layers' outputs of more fall out of its caches, a GPU wants more to do."""
+OTHER_BATCH = 64
+STREAM = "features"
+"""Part of the key of what an augmented view draws."""
+
+
+def batch_of(device: torch.device) -> int:
+    """Samples of a batch; part of the features' key, for the last bits may depend on it."""
+    return BATCH.get(device.type, OTHER_BATCH)
+
+
+def layout_of(backbone: nn.Module) -> str:
+    """``channels_last`` where most layers with weights are convolutions, which are faster so, else ``contiguous``.
+
+    The numbers are float32 either way; their sums run in another order, so their last bits differ.
+    """
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in backbone.modules())
+    linears = sum(isinstance(m, nn.Linear) for m in backbone.modules())
+    return "channels_last" if convolutions > 1 and convolutions > linears else "contiguous"
+
+
+def compute(
+    backbone: nn.Module,
+    split: Split,
+    pipeline: Pipeline,
+    views: Mapping[str, Any],
+    *,
+    layout: str,
+    seed: int = 0,
+    short_edge: int | None = None,
+    workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Entry]:
+    """View name -> features of every readable sample of the split, in order; each sample is decoded once.
+
+    Args:
+        backbone: on its device, in evaluation mode.
+        split: the samples.
+        pipeline: of the backbone's input.
+        views: name -> transform; what one draws depends on the seed, its name and the sample's place alone.
+        layout: of the images, ``contiguous`` or ``channels_last``.
+        seed: of the draws.
+        short_edge: large images may be decoded so small; None reads them exactly.
+        workers: processes that decode.
+        progress: told the number of samples of each batch.
+    """
+    parts: dict[str, list[Any]] = {name: [] for name in views}
+    rows: list[int] = []
+    reasons: dict[str, str] = {}
+    loading = {"seed": seed, "stream": STREAM, "workers": workers, "short_edge": short_edge}
+    with ViewLoader(split, views, **loading, **pipeline.loader_options) as loader:
+        for loaded in loader.batches(in_order(len(split), batch_of(pipeline.device))):
+            reasons |= {row.id: row.reason for row in loaded.bad}
+            rows += loaded.ids
+            for name, view in loaded.views.items():
+                with torch.no_grad():
+                    parts[name].append(backbone(place_input(pipeline.feed(view), layout)))
+            if progress is not None:
+                progress(len(loaded.ids) + len(loaded.bad))
+    bad = [(place, reasons[name]) for place, name in enumerate(split.ids) if name in reasons] if reasons else []
+    return {n: Entry(join_features(p) if p else torch.empty(0), rows, bad) for n, p in parts.items()}
