@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -81,20 +82,19 @@ class TransferModel(nn.Module):
             losses: column -> [B], NaN where the label is missing.
             weights: [B], which multiply the per-sample losses.
         """
-        total: Tensor | int = 0
+        total: Tensor | None = None
         for values in losses.values():
-            present = ~values.isnan()
-            kept = torch.where(present, values, torch.zeros_like(values))
-            summed = kept.sum() if weights is None else (kept * weights).sum()
-            total = total + summed / present.sum().clamp(min=1)
-        return total if isinstance(total, Tensor) else torch.zeros((), requires_grad=True)
+            mean = _mean_of_present(values, weights)
+            total = mean if total is None else total + mean
+        return torch.zeros((), requires_grad=True) if total is None else total
 
     def supervised(self, batch: Batch) -> Tensor:
         """The head's loss on the batch: mixed, weighed, averaged over the labels present."""
         outputs = self(batch).outputs
         if batch.targets is None:
             raise ValueError("a batch without targets has no supervised loss")
-        return torch.stack([self.loss(outputs, targets, weights) for targets, weights in batch.parts()]).sum()
+        parts = [self.loss(outputs, targets, weights) for targets, weights in batch.parts()]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     def blocks(self) -> dict[str, tuple[str, ...]]:
         """Ordered block name -> parameter-name prefixes relative to this model, stem first.
@@ -147,6 +147,18 @@ class TransferModel(nn.Module):
     def rests(self, module: nn.Module) -> bool:
         """Whether the module is frozen by :meth:`freeze`; one that was put in its place later is not."""
         return module in self._frozen
+
+
+def _mean_of_present(values: Tensor, weights: Any) -> Tensor:
+    """Scalar: the mean of ``values`` [B], times ``weights`` [B] or None, over those that are not NaN."""
+    if values.device.type == "cpu":  # where it costs no waiting: nothing is missing if the plain mean is a number
+        mean = values.mean() if weights is None else (values * weights).mean()
+        if not math.isnan(mean.item()):
+            return mean
+    missing = values.isnan()
+    kept = values.masked_fill(missing, 0.0)
+    summed = kept.sum() if weights is None else (kept * weights).sum()
+    return summed / (~missing).sum().clamp(min=1)
 
 
 def under(name: str, prefixes: Iterable[str]) -> bool:

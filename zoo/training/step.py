@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from zoo_registry import Strategy
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class StepResult:
     """What a step came to: losses by name, averaged over its samples; their sum; how many samples it took.
 
@@ -53,8 +54,15 @@ class Stepper:
         self.strategies: list[Strategy] = phase.strategies
         self.groups = phase_groups(run.model, phase)
         self.optimiser = make_optimiser(self.groups, fused=run.path.fused)
-        self.grouped = {id(p) for group in self.groups for p in group["params"]}
+        self._parameters = [p for group in self.groups for p in group["params"]]
+        self.grouped = {id(p) for p in self._parameters}
         self._objective = next((s for s in self.strategies if overrides(s, "objective")), None)
+        # A step may take less time than asking everybody: those whose method does nothing are not asked.
+        self._alter, self._before, self._after = (
+            [s for s in self.strategies if overrides(s, method)] for method in ("alter", "before_step", "after_step")
+        )
+        self._penalties = [(spec, s) for spec, s in phase.parts if overrides(s, "penalty")]
+        self._last_norm: float | None = None
 
     def take(self, batches: Sequence[Mapping[str, Batch]]) -> StepResult:
         """Take the step ``run.step``.
@@ -68,21 +76,22 @@ class Stepper:
         run, seen = self.run, self.run.seen
         batches = [streams for streams in batches if len(streams["train"])]
         samples = sum(len(streams["train"]) for streams in batches)
-        run.recompute = lambda: self._again(batches, samples)
         with run.path.arithmetic(run.device):
             losses = self._backward(batches, samples, watched=True)
-            for strategy in self.strategies:
-                strategy.before_step(self.model, seen)
-        run.recompute = None
-        norm = self._update()
-        for strategy in self.strategies:
+            if self._before:
+                self._refuse_non_finite(losses, numbers(losses.values()))
+                run.recompute = lambda: self._again(batches, samples)
+                for strategy in self._before:
+                    strategy.before_step(self.model, seen)
+                run.recompute = None
+        plain, norm = self._update(losses)
+        for strategy in self._after:
             strategy.after_step(self.model, seen)
         self._clear()
-        plain = {name: float(value) for name, value in losses.items()}
         return StepResult(plain, sum(plain.values()), samples, norm)
 
     def _clear(self) -> None:
-        for parameter in self.model.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
 
     def _again(self, batches: Sequence[Mapping[str, Batch]], samples: int) -> Losses:
@@ -100,13 +109,15 @@ class Stepper:
             data, penalties = self._losses({name: fresh(batch) for name, batch in streams.items()})
             losses = {**data, **penalties}
             loss = summed(losses)
-            self._refuse_non_finite(loss, losses)
+            if not loss.requires_grad:
+                raise self._nothing_learns()
             penalised = penalised or bool(penalties)
             if watched and penalties:
                 self.guard.probe(self.model, summed(data))
-            (loss * share).backward()
+            (loss if share == 1.0 else loss * share).backward()
             for name, value in losses.items():
-                total[name] = total.get(name, 0.0) + value.detach() * share
+                part = value.detach() if share == 1.0 else value.detach() * share
+                total[name] = total[name] + part if name in total else part
         if watched:
             self.guard.after_backward(self.model, penalised=penalised)
         return total
@@ -114,14 +125,14 @@ class Stepper:
     def _losses(self, batches: dict[str, Batch]) -> tuple[Losses, Losses]:
         """The losses of the data, and the penalties."""
         seen = self.run.seen
-        for strategy in self.strategies:
+        for strategy in self._alter:
             batches["train"] = strategy.alter(batches["train"], seen)
         if self._objective is not None:
             data = self._tensors(self._objective.objective(self.model, batches, seen))
         else:
             data = {"supervised": self.model.supervised(batches["train"])}
         penalties: Losses = {}
-        for spec, strategy in self.phase.parts:
+        for spec, strategy in self._penalties:
             terms = self._tensors(strategy.penalty(self.model, batches, seen))
             penalties |= {f"{spec.name}.{name}": value for name, value in terms.items()}
         return data, penalties
@@ -130,15 +141,19 @@ class Stepper:
         """Plain numbers among the losses become tensors."""
         return {name: torch.as_tensor(value, device=self.run.device) for name, value in losses.items()}
 
-    def _refuse_non_finite(self, loss: Tensor, losses: Losses) -> None:
-        if not bool(torch.isfinite(loss)):
-            parts = [f"{name} {float(value.detach()):.4g}" for name, value in losses.items()]
-            raise self._stopped("the loss is not finite", parts)
-        if not loss.requires_grad:
-            raise ZooError(
-                f"phase {self.run.phase + 1}: nothing learns, the loss depends on no trainable parameter",
-                hint="the head or a strategy of this phase must leave something trainable",
-            )
+    def _refuse_non_finite(self, losses: Losses, found: Sequence[float], norm: float | None = None) -> None:
+        """Look at the numbers of the losses: of each, and of their sum."""
+        if math.isfinite(sum(found)):
+            return
+        parts = [f"{name} {value:.4g}" for name, value in zip(losses, found, strict=True)]
+        gradient = [] if norm is None else [f"gradient norm {norm:.4g}"]
+        raise self._stopped("the loss is not finite", [*parts, *gradient])
+
+    def _nothing_learns(self) -> ZooError:
+        return ZooError(
+            f"phase {self.run.phase + 1}: nothing learns, the loss depends on no trainable parameter",
+            hint="the head or a strategy of this phase must leave something trainable",
+        )
 
     def refuse_broken_weights(self) -> None:
         """Before a checkpoint is written: what was trained must be finite.
@@ -153,8 +168,9 @@ class Stepper:
     def _stopped(self, what: str, parts: list[str]) -> RunStoppedError:
         rate = float(self.phase.recipe.rate or 0) * self.factor()
         where = f"phase {self.run.phase + 1}, step {self.run.step + 1}"
+        before = [] if self._last_norm is None else [f"gradient norm of the step before {self._last_norm:.4g}"]
         return RunStoppedError(
-            f"{what} at {where} ({', '.join([*parts, f'learning rate {rate:.3g}'])})",
+            f"{what} at {where} ({', '.join([*parts, *before, f'learning rate {rate:.3g}'])})",
             hint="a new run with a lower --lr, or a smaller --set train.clip; checkpoints before this step are kept",
         )
 
@@ -167,36 +183,65 @@ class Stepper:
         """The distinct learning rates of the last step, greatest first."""
         return sorted({group["lr"] for group in self.optimiser.param_groups}, reverse=True) if self.optimiser else []
 
-    def _update(self) -> float:
-        """Clip, set the rates, step; nothing moves where no micro-batch had a readable sample.
+    def _update(self, losses: Losses) -> tuple[dict[str, float], float]:
+        """Check, clip, set the rates, step; nothing moves where no micro-batch had a readable sample.
+
+        The device is waited for once: for the numbers of the losses and of the gradient's norm together.
 
         Returns:
-            The norm of all gradients before clipping, 0 where nothing moves.
+            The losses as numbers, and the norm of all gradients before clipping, 0 where nothing moves.
         """
-        clip = self.run.options.clip
-        learning = [p for group in self.groups for p in group["params"] if p.grad is not None]
+        learning = [p for p in self._parameters if p.grad is not None]
         if self.optimiser is None or not learning:
-            return 0.0
-        norm = torch.nn.utils.get_total_norm([p.grad for p in learning])
-        if not bool(torch.isfinite(norm)):
-            raise self._stopped("the gradient is not finite", [f"gradient norm {float(norm):.4g}"])
-        if clip:
-            torch.nn.utils.clip_grads_with_norm_(learning, clip, norm)
+            return dict(zip(losses, numbers(losses.values()), strict=True)), 0.0
+        gradients = [p.grad for p in learning]
+        found, size = read(losses, gradients)
+        self._refuse_non_finite(losses, found, size)
+        if not math.isfinite(size):
+            plain = [f"{name} {value:.4g}" for name, value in zip(losses, found, strict=True)]
+            raise self._stopped("the gradient is not finite", [f"gradient norm {size:.4g}", *plain])
+        clip = self.run.options.clip
+        if clip and clip < size + 1e-6:
+            torch._foreach_mul_(gradients, clip / (size + 1e-6))
         factor = self.factor()
         for group, settings in zip(self.groups, self.optimiser.param_groups, strict=True):
             settings["lr"] = group["rate"] * factor
         self.optimiser.step()
-        return float(norm)
+        self._last_norm = size
+        return dict(zip(losses, found, strict=True)), size
+
+
+def read(losses: Losses, gradients: list[Any]) -> tuple[list[float], float]:
+    """The losses as numbers, and the Euclidean norm of all gradients as one vector.
+
+    A device that computes on its own is waited for once.
+    """
+    norms = torch._foreach_norm(gradients)
+    if norms[0].device.type == "cpu":
+        return numbers(losses.values()), math.hypot(*(norm.item() for norm in norms))
+    *found, size = numbers([*losses.values(), torch.linalg.vector_norm(torch.stack(norms))])
+    return found, size
+
+
+def numbers(values: Iterable[Tensor]) -> list[float]:
+    """Scalar tensors as numbers, with one wait for a device that computes on its own."""
+    tensors = list(values)
+    if all(value.device.type == "cpu" for value in tensors):
+        return [value.item() for value in tensors]
+    found: list[float] = torch.stack([value.float() for value in tensors]).tolist()
+    return found
 
 
 def fresh(batch: Batch) -> Batch:
     """A copy that strategies may change, with nothing remembered of earlier passes."""
     targets = None if batch.targets is None else dict(batch.targets)
-    return replace(batch, views=dict(batch.views), targets=targets, passes={})
+    return Batch(dict(batch.views), targets, batch.weights, batch.mix, batch.ids, batch.features)
 
 
 def summed(losses: Mapping[str, Any]) -> Tensor:
     """The sum of scalar losses, in float32."""
     if not losses:
         return torch.zeros(())
+    if len(losses) == 1:
+        return next(iter(losses.values())).float()
     return torch.stack([value.float() for value in losses.values()]).sum()

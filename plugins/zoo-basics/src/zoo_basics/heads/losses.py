@@ -27,6 +27,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         missing = targets.isnan().any(dim=1)
         filled = targets.to(logits.dtype).masked_fill(missing[:, None], 0.0)
     else:
+        if targets.device.type == "cpu" and len(targets) and targets.min().item() >= 0:  # costs no waiting there
+            return F.cross_entropy(logits, targets.long(), reduction="none")
         missing = targets < 0
         filled = targets.clamp(min=0).long()
     return F.cross_entropy(logits, filled, reduction="none").masked_fill(missing, torch.nan)
