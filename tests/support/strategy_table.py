@@ -75,11 +75,13 @@ class Case:
         expression: as after ``--strategy``; lengths may be left out.
         architecture: of :data:`ARCHITECTURES`.
         parts: the full names of its strategies.
+        settings: ``KEY=VALUE`` texts.
     """
 
     expression: str
     architecture: str
     parts: tuple[str, ...]
+    settings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         short = "+".join(part.rpartition("/")[2] for part in self.expression.split("+"))
@@ -159,7 +161,7 @@ def plan_case(case: Case, teacher: Path | None = None) -> Plan:
         Request(
             data={"train": Shades((14, 8, 4), 0), "val": Shades((8, 8, 8), 1)},
             backbone=ARCHITECTURES[case.architecture], head=head_for(case), strategy=case.expression,
-            settings=(*settings, *TRAINING),
+            settings=(*settings, *TRAINING, *case.settings),
             pretrained=False, image_size=SIZE, seed=5,
         ),
         registry(),
