@@ -176,6 +176,28 @@ def test_each_column_has_its_main_metric(tmp_path, seen):
     assert [label.split(":")[0] for label in lines(seen[0].axes[1])] == ["shape.accuracy", "age.r2", "tags.map"]
 
 
+def test_rates_have_a_panel_with_a_line_for_each_phase_and_a_band_where_groups_differ(tmp_path, seen):
+    rows = [
+        {**epoch(p, n, 1.0), "step": 4 * (n + 1), "learning_rates": [0.1 / (n + 1), 0.01]}
+        for p in (0, 1)
+        for n in (0, 1)
+    ]
+    curves_figure(rows, tmp_path / "t.png")
+    [axes] = [a for a in seen[-1].axes if a.get_ylabel() == "rate"]
+    assert [list(line.get_xdata()) for line in axes.get_lines()[:2]] == [[1.5, 2.5], [3.5, 4.5]]
+    assert list(axes.get_lines()[0].get_ydata()) == [0.1, 0.05]
+    assert len(axes.collections) == 2
+
+
+def test_logged_steps_lie_within_their_epoch(tmp_path, seen):
+    rows = [{**epoch(p, n, 1.0), "step": 4 * (n + 1)} for p in (0, 1) for n in (0, 1)]
+    steps = [{"event": "step", "phase": 1, "epoch": 1, "step": s, "loss": s / 10} for s in (6, 8, 6)]
+    curves_figure([*rows, *steps], tmp_path / "t.png")
+    [line] = [line for line in seen[-1].axes[0].get_lines() if "single steps" in line.get_label()]
+    assert list(line.get_xdata()) == [4.0, 4.5]  # halfway through the fourth epoch, and its end
+    assert list(line.get_ydata()) == [0.6, 0.8]
+
+
 def test_curves_without_validation_or_without_epochs(tmp_path, seen):
     curves_figure([{**epoch(0, 0, 1.0), "val": None}], tmp_path / "t.png")
     assert len(seen[0].axes) == 1

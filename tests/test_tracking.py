@@ -208,7 +208,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     found.Reload()
     scalars = {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
-    scalars["images"] = [(image, 0) for image in found.Tags()["images"]]
+    scalars["images"] = [(image, 0) for image in sorted(found.Tags()["images"])]
     return scalars
 
 

@@ -1,4 +1,4 @@
-"""The training curves of a run: loss and main metrics over the epochs of all phases."""
+"""The training curves of a run: loss, main metrics and learning rate over the epochs of all phases."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.evaluation.canvas import BLUE, MUTED, ORANGE, drawing, plain, shorten, title
+from zoo.evaluation.canvas import BLUE, MUTED, ORANGE, PALE, drawing, plain, shorten, title
 from zoo.evaluation.metrics import MAIN_METRIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FAINT = "#cccccc"
 COLOURS = (BLUE, ORANGE, "#3a8f5a", "#8f4fa3", "#b3423c", "#7a6a4f")
 
 
@@ -31,8 +32,10 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], path: Path, *, heading: str
 
     Args:
         rows: of ``metrics.jsonl``. Those with ``event`` ``epoch`` count: ``phase``, ``epoch``, ``train_loss`` and,
-            where the epoch was evaluated, ``val`` (metric -> value); those with ``event`` ``phase`` give ``label``.
-            A later row of the same phase and epoch replaces the earlier one; values that are null are skipped.
+            where the epoch was evaluated, ``val`` (metric -> value); ``learning_rates`` (greatest first) make a panel
+            of their own. Those with ``event`` ``phase`` give ``label``; those with ``event`` ``step`` are drawn within
+            their epoch. A later row of the same phase and epoch (and step) replaces the earlier one; values that are
+            null are skipped.
         path: the PNG to write.
         heading: stands above it.
 
@@ -44,16 +47,59 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], path: Path, *, heading: str
         return None
     metrics = {name: _validation(epochs, name) for name in _main_metrics(epochs)}
     metrics = {name: values for name, values in metrics.items() if _known(values)}
-    with drawing(path, 6.4, 4.8 if metrics else 2.8) as figure:
-        panels = list(figure.subplots(2 if metrics else 1, 1, sharex=True, squeeze=False)[:, 0])
+    steps = _steps(epochs, rows)
+    rates = any(row.get("learning_rates") for row in epochs)
+    heights = [2.8] + [2.0] * bool(metrics) + [1.2] * rates
+    with drawing(path, 6.4, sum(heights)) as figure:
+        panels = list(
+            figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        )
+        if steps:
+            places, losses = [x for x, _ in steps], _series(row.get("loss") for _, row in steps)
+            panels[0].plot(places, losses, color=FAINT, linewidth=1, zorder=1, label="train, single steps")
         _loss_panel(panels[0], _series(row.get("train_loss") for row in epochs), _validation(epochs, "nll"))
         if metrics:
             _metric_panel(panels[1], metrics)
+        if rates:
+            _rate_panel(panels[-1], epochs, steps)
         spans = _phase_spans(epochs, rows)
         _phases(panels, spans)
         title(panels[0], heading, pad=6 if len(spans) == 1 else 17)
         _epoch_axis(panels[-1], len(epochs))
     return path
+
+
+def _steps(
+    epochs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> list[tuple[float, Mapping[str, Any]]]:
+    """Place on the epoch axis and row of each logged step; the epoch at x takes the room from x - 0.5 to x + 0.5."""
+    places = {(row["phase"], row["epoch"]): x for x, row in enumerate(epochs, start=1)}
+    lengths = {row["phase"]: row["step"] / (row["epoch"] + 1) for row in epochs if row["epoch"] == 0}
+    found = {}
+    for row in rows:
+        key = (row.get("phase"), row.get("epoch"))
+        if row.get("event") == "step" and key in places and lengths.get(row["phase"]):
+            share = row["step"] / lengths[row["phase"]] - row["epoch"]
+            found[(*key, row["step"])] = (places[key] - 0.5 + share, row)
+    return list(found.values())
+
+
+def _rate_panel(
+    axes: Axes, epochs: Sequence[Mapping[str, Any]], steps: Sequence[tuple[float, Mapping[str, Any]]]
+) -> None:
+    """The greatest rate of the last step of each epoch, or of each logged step; down to the least one a pale band."""
+    known = steps or [(x + 0.5, row) for x, row in enumerate(epochs, start=1)]
+    known = [(x, row) for x, row in known if row.get("learning_rates")]
+    for phase in dict.fromkeys(row["phase"] for _, row in known):
+        here = [(x, row["learning_rates"]) for x, row in known if row["phase"] == phase]
+        places, most, least = ([x for x, _ in here], *([rates[end] for _, rates in here] for end in (0, -1)))
+        if most != least:
+            axes.fill_between(places, least, most, color=PALE, alpha=0.5, linewidth=0)
+        marker = None if len(here) > 30 or (steps and len(here) > 1) else "o"
+        axes.plot(places, most, color=BLUE, linewidth=1.5, marker=marker, markersize=3)
+    axes.set_ylabel("rate")
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
 
 
 def _validation(epochs: Sequence[Mapping[str, Any]], name: str) -> list[float]:
