@@ -20,13 +20,17 @@ from zoo_registry import Registry
 
 
 class Point(NamedTuple):
-    """A moment: the call of a function, by number from 1, before its work or after it, and the signal that comes."""
+    """A moment: the call of a function, by number from 1, before its work or after it, and the signal that comes: to
+    the process, its whole group, or its data workers alone; how often.
+    """
 
     function: str
     call: int = 1
     after: bool = False
     signal: int = signal.SIGKILL
     group: bool = False
+    workers: bool = False
+    times: int = 1
 
 
 TAKE = "zoo.training.step:Stepper.take"
@@ -34,6 +38,7 @@ TAKE = "zoo.training.step:Stepper.take"
 RECIPES = {
     "plain": ("freeze:2,whole:2", "norm"),
     "averages": ("gradual+ema:3,full+swa+sam:2,full+wise-ft:1", "norm"),
+    "rest": ("freeze:2", "norm"),
     "ranks": ("adalora:3", "timm/test_vit"),
 }
 """Strategies and backbone: all but the first keep state of their own from step to step."""
@@ -84,7 +89,14 @@ def arm(point: Point) -> None:
         owner = getattr(owner, part)
 
     def strike() -> None:
-        (os.killpg if point.group else os.kill)(0 if point.group else os.getpid(), point.signal)
+        for _ in range(point.times):
+            if point.workers:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, point.signal)
+            elif point.group:
+                os.killpg(0, point.signal)
+            else:
+                os.kill(os.getpid(), point.signal)
 
     setattr(owner, name, tiny_runs.at_call(getattr(owner, name), point.call, strike, point.after))
 
@@ -95,10 +107,11 @@ def registry(backbone: str) -> Registry:
 
 
 def work(
-    out: Path, resuming: bool, point: Point | None, workers: int, settings: tuple[str, ...], data: Path | None,
+    out: Path, resuming: bool, point: Point | None, workers: int, settings: tuple[str, ...], data: object,
     recipe: str = "plain",
 ) -> None:  # fmt: skip
     """Run or resume here; ends the process where the run fails."""
+    os.setpgrp()
     multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process started by hand
     if point is not None:
         arm(point)
@@ -125,14 +138,29 @@ def run(
     point: Point | None = None,
     workers: int = 0,
     settings: Sequence[str] = (),
-    data: Path | None = None,
+    data: object = None,
     recipe: str = "plain",
 ) -> int:
     """Run or resume in a process of its own; its exit code, negative for a signal."""
+    process = begin(out, resuming=resuming, point=point, workers=workers, settings=settings, data=data, recipe=recipe)
+    process.join(120)
+    assert process.exitcode is not None, "the run does not end"
+    return process.exitcode
+
+
+def begin(
+    out: Path,
+    *,
+    resuming: bool = False,
+    point: Point | None = None,
+    workers: int = 0,
+    settings: Sequence[str] = (),
+    data: object = None,
+    recipe: str = "plain",
+) -> multiprocessing.process.BaseProcess:
+    """As :func:`run`, but it does not wait for the end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny_runs", "torch._dynamo", "matplotlib.figure"])
     process = context.Process(target=work, args=(out, resuming, point, workers, tuple(settings), data, recipe))
     process.start()
-    process.join(120)
-    assert process.exitcode is not None, "the run does not end"
-    return process.exitcode
+    return process

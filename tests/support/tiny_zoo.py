@@ -6,6 +6,8 @@ process of its own.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 from torch import nn
@@ -163,6 +165,21 @@ class Drawn:
         if index in self.bad:
             raise OSError("drawn badly")
         return self.images[index], self.targets[index]
+
+
+class Stuck(Drawn):
+    """One image never comes, as from a file system that is gone; ``marker`` appears when it is asked for."""
+
+    def __init__(self, stuck: int, marker: str, **arguments) -> None:
+        super().__init__(**arguments)
+        self.stuck, self.marker = stuck, marker
+
+    def __getitem__(self, index: int):
+        if index == self.stuck:
+            with open(self.marker, "w"):
+                pass
+            time.sleep(300)
+        return super().__getitem__(index)
 
 
 def drawn_splits(train: int = 26, **arguments) -> dict[str, Drawn]:
