@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,8 @@ def evaluate_model(
     batch_size: int = 64,
     workers: int | None = None,
     progress: Any = None,
+    kept: bool = True,
+    note: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Report:
     """Measure a loaded model: every readable sample once, under the exact transform, classes held to the model's.
@@ -167,6 +170,8 @@ def evaluate_model(
         batch_size: samples at once.
         workers: processes that decode; None decides by timing the first batches.
         progress: called with the number of samples of each batch.
+        kept: take features of these samples that a run with the same backbone has kept on the disk, if there are.
+        note: told if that was so.
         options: of :func:`zoo.data.open_data`.
     """
     from zoo.evaluation.predictions import predict_split
@@ -178,7 +183,15 @@ def evaluate_model(
     from zoo.training.pipeline import Pipeline
 
     pipeline = Pipeline(loaded.model.backbone, loaded.input, device)
-    found = predict_split(loaded.model, opened, pipeline, batch_size=batch_size, workers=workers, progress=progress)
+    found = None
+    if kept:
+        from zoo.features.known import predict_known
+
+        found = predict_known(loaded.model, opened, pipeline, batch_size=batch_size)
+    if found is None:
+        found = predict_split(loaded.model, opened, pipeline, batch_size=batch_size, workers=workers, progress=progress)
+    elif note is not None:
+        note(f"features of {len(found.indices):,} samples read from the cache")
     return report_columns(loaded.document.columns, found, opened)
 
 

@@ -26,6 +26,7 @@ WORST = 10
 @click.option(
     "--workers", type=click.IntRange(min=0), default=None, help="Processes that decode images; measured by default."
 )
+@click.option("--no-features", is_flag=True, help="Run the backbone even where a run has kept its features.")
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the figures there.")
 @click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
 @click.option(
@@ -42,6 +43,7 @@ def evaluate(
     split: str | None,
     batch_size: int,
     workers: int | None,
+    no_features: bool,
     figures: Path | None,
     image_column: str | None,
     label_columns: tuple[str, ...],
@@ -73,6 +75,8 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             progress=counter.add,
+            kept=not no_features,
+            note=lambda text: say(text, as_json=as_json),
             image_column=image_column,
             label_columns=label_columns,
             split_column=split_column,

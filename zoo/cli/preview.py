@@ -52,6 +52,7 @@ def _head_rows(found: Preview) -> list[tuple[str, str]]:
     seed = found.recipe.get("seed", 0)
     rows.append(("training", f"AdamW, {train['schedule']} schedule, {batch}{clip}, seed {seed}"))
     rows.append(("", PHASE_RULE))
+    rows.append(("compute", found.compute))
     return rows
 
 
@@ -114,7 +115,8 @@ def _print_phase(phase: PhaseView, found: Preview) -> None:
     totals = phase.parameters
     rows = [("learns", _learns(phase)), ("rate", _schedule(phase))] if phase.steps else []
     if phase.cached:
-        rows.append(("features", "computed once and kept; the backbone is not run again"))
+        views = f"of {counted(phase.views, 'augmented view')} an image, " if phase.views else ""
+        rows.append(("features", f"{views}computed once and kept; the backbone is not run again"))
     rows.append(("images", f"augment {phase.augment}: {phase.train_view}" if phase.steps else "evaluation view"))
     for strategy in phase.strategies:
         name, lines = strategy.name.rpartition("/")[2], shortened(strategy.says) or _options(strategy)

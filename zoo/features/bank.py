@@ -57,7 +57,7 @@ class Asked:
     @property
     def drawing(self) -> str:
         """All that decides what is drawn and read."""
-        return repr((self.view, self.level, self.seed, self.short_edge))
+        return drawing_of(self.view, self.level, self.seed, self.short_edge)
 
 
 class FeatureBank:
@@ -226,7 +226,7 @@ class FeatureBank:
         if entry is None:
             return None
         self.note(f"features of {self._count(asked)}{asked.words} read from the cache")
-        return dataclasses.replace(entry, features=_moved(entry.features, self.pipeline.device))
+        return dataclasses.replace(entry, features=moved(entry.features, self.pipeline.device))
 
     def _keep(self, backbone: nn.Module, known: str, asked: Asked, entry: Entry, begun: float) -> int:
         """Store what a pass found; the bytes that were written."""
@@ -261,5 +261,11 @@ def pass_setup(backbone: nn.Module, pipeline: Pipeline, decoder: Any, transform:
     )  # fmt: skip
 
 
-def _moved(features: Any, device: torch.device) -> Any:
+def drawing_of(view: str, level: str = "", seed: int = 0, short_edge: int | None = None) -> str:
+    """All that decides what a view draws and reads, as a text; see :class:`Asked`."""
+    return repr((view, level, seed, short_edge))
+
+
+def moved(features: Any, device: torch.device) -> Any:
+    """Features on the device, those of a pyramid too."""
     return features.to(device) if isinstance(features, Tensor) else [level.to(device) for level in features]

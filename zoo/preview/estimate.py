@@ -23,6 +23,7 @@ class Costs:
         load: of the train view; None where features are cached.
         first, last: a step where as little, and where as much learns as ever in the phase; None in a phase of no steps.
         states: for each epoch, how far it is from the first state; the steps in between are interpolated.
+        views: augmented views a sample whose features are computed; 0: the exact one.
         passes: samples of which strategies asked features in ``prepare``.
         fits: whether the phase ends with a pass over ``train``.
         trainable: bytes of all that learns.
@@ -40,6 +41,7 @@ class Costs:
     trainable: int
     strategies: int
     workers: int
+    views: int = 0
 
 
 def estimate_phase(run: PreviewRun, costs: Costs, *, warm: bool) -> Estimate:
@@ -55,7 +57,7 @@ def estimate_phase(run: PreviewRun, costs: Costs, *, warm: bool) -> Estimate:
     validation = pass_seconds(costs, len(val), costs.evaluation.load.share_kept(val), warm=True)
     extraction = pass_seconds(costs, costs.passes, 0.0, warm=False)
     if costs.load is None and costs.first is not None:
-        extraction += pass_seconds(costs, len(train) + len(val), 0.0, warm=warm)
+        extraction += pass_seconds(costs, max(1, costs.views) * len(train) + len(val), 0.0, warm=warm)
         validation = len(val) * costs.first.per_sample
     if costs.fits:
         extraction += pass_seconds(costs, len(train), 0.0, warm=warm)

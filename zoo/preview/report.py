@@ -141,6 +141,7 @@ class PhaseView:
         schedule: after the warm-up.
         augment: level of the train view; train_view: in words.
         cached: whether features are computed once and the backbone is not run again.
+        views: augmented views a training image of which that is done; 0: the exact one.
         parameters: ``total``, ``trainable`` (at any time of the phase), ``trainable_at_start``, ``injected``.
         blocks: of the backbone, then head and auxiliary modules; empty where the model could not be built.
         estimate: None where nothing was measured.
@@ -163,6 +164,7 @@ class PhaseView:
     augment: str
     train_view: str
     cached: bool
+    views: int = 0
     parameters: dict[str, int] = field(default_factory=dict)
     blocks: tuple[BlockView, ...] = ()
     estimate: Estimate | None = None
@@ -201,6 +203,7 @@ class Preview:
         data: ``columns``, ``splits``, ``ignored``, ``fingerprint``.
         device: where it was measured.
         transforms: ``eval`` in words, and ``input`` as numbers.
+        compute: the compute path in words, or that it will be measured.
         phases: in order.
         seconds: of the whole run, the final evaluation included; None where a phase was not measured.
         peak_bytes: the largest peak of the phases; None likewise.
@@ -218,6 +221,7 @@ class Preview:
     device: str
     transforms: dict[str, Any]
     phases: tuple[PhaseView, ...]
+    compute: str = ""
     seconds: float | None = None
     peak_bytes: int | None = None
     available_bytes: int | None = None

@@ -66,6 +66,7 @@ def resolve_recipe(
         phases = _resolve_phases(recipe, entries, errors, suggested_augment, per_epoch)
         errors += _fit_problems(registry, backbone.name, head.name, entries)
         errors += _delta_problems(entries)
+        errors += _view_problems(recipe.train, phases, entries)
     if errors:
         raise merge_errors(errors)
     train = dataclasses.replace(recipe.train, epochs=None)  # it stands in a phase now, and would find none to set again
@@ -180,8 +181,8 @@ def _resolve_phase(
     if augment not in AUGMENTS:
         errors.append(UsageError(f"{where}: augment {augment!r} is not one of {', '.join(AUGMENTS)}"))
     if augment == "auto":
-        rests = cacheable(specs) and any(spec.role == "tuning" for spec in specs)  # without a tuning everything learns
-        augment = "none" if rests else suggested
+        drawn = recipe.train.views and not still  # a head that is fitted sees the exact view
+        augment = "none" if rests(specs) and not drawn else suggested
     usual = max(int(defaults["epochs"]), min(MOST_EPOCHS, -(-LEAST_STEPS // per_epoch)))
     length = phase.epochs if phase.epochs is not None else (epochs or usual)
     return PhaseRecipe(
@@ -262,6 +263,32 @@ def _unfitted_problems(head: str, entries: list[list[Entry[StrategySpec]]]) -> l
     if blind:
         message = f"phase {blind[0]} learns from head {head}, which knows nothing before '{FIT_STRATEGY}' has fitted it"
         return [UsageError(message, hint=around)]
+    return []
+
+
+def rests(specs: Iterable[StrategySpec]) -> bool:
+    """Whether the backbone rests in a phase of these strategies; without a tuning everything learns."""
+    known = list(specs)
+    return cacheable(known) and any(spec.role == "tuning" for spec in known)
+
+
+def _view_problems(
+    train: TrainOptions, phases: list[PhaseRecipe], entries: list[list[Entry[StrategySpec]]]
+) -> list[ZooError]:
+    """Augmented views are kept as features, so some phase must have features that are kept, and views that differ."""
+    if not train.views:
+        return []
+    if train.features == "off":
+        return [UsageError("train.views needs features that are kept", hint="leave --set train.features=off out")]
+    resting = [p for p, e in zip(phases, entries, strict=True) if rests(x.spec for x in e) and p.steps != 0]
+    if not resting:
+        touching = [e.name for phase in entries for e in phase if not cacheable([e.spec])]
+        why = f": {', '.join(touching)} touch input or backbone" if touching else ""
+        message = f"train.views={train.views} is for a phase in which the backbone rests and a head learns{why}"
+        return [UsageError(message, hint="--strategy linear has one; elsewhere each epoch draws views anew")]
+    if all(phase.augment == "none" for phase in resting):
+        message = f"train.views={train.views} with --augment none would keep {train.views} equal views"
+        return [UsageError(message, hint="--augment light, medium or strong, or leave train.views out")]
     return []
 
 
