@@ -19,7 +19,7 @@ from zoo_registry.strategy import overrides
 from zoo.compute.candidates import candidates, may_vary, plainest
 from zoo.compute.measure import ROUNDS, Bench, pass_seconds, untouched
 from zoo.compute.path import ComputePath, open_choices, path_of
-from zoo.recipe.recipe import AUTO
+from zoo.recipe.recipe import AUTO, TrainOptions
 from zoo.training.rehearsal import Rehearsed
 from zoo.training.run import Phase, TrainingRun
 from zoo.training.signals import InterruptedRunError
@@ -93,6 +93,28 @@ def choose_path(run: TrainingRun, build: Callable[[], list[Phase]], rehearsed: S
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return dataclasses.replace(choice, seconds=time.monotonic() - begun)
+
+
+def outlook(options: TrainOptions, device: torch.device, seconds: float | None, *, steps: bool) -> str:
+    """What a run would do, in words.
+
+    Args:
+        options: of training.
+        device: the run's.
+        seconds: of its steps that run the backbone, None where unknown.
+        steps: whether there are any.
+    """
+    plain = path_of(options).label()
+    if not open_choices(options):
+        return plain
+    if not steps or not may_vary(options, device):
+        return f"{plain} (nothing to measure)"
+    if seconds is None:
+        return f"{plain} if the run takes less than {SHORT:.0f} s, otherwise chosen by measuring"
+    if seconds < SHORT:
+        return f"{plain} (a short run is not measured)"
+    names = ", ".join(name.replace("_", " ") for name in open_choices(options))
+    return f"{names}: chosen by measuring before the run, in at most {100 * SHARE:.0f} % of its time"
 
 
 def step_samples(run: TrainingRun) -> int:

@@ -9,7 +9,8 @@ from zoo_registry import BackboneSpec, DataError, Entry, HubError, Registry, Zoo
 
 from zoo.assembly.assemble import count_parameters
 from zoo.assembly.weights import weights_at_hand, weights_in_words
-from zoo.compute.choose import BACKWARD
+from zoo.compute.choose import BACKWARD, outlook
+from zoo.compute.path import check_path
 from zoo.data.bad import BadRow
 from zoo.data.supply import core_count, worker_count
 from zoo.determinism import reproducible
@@ -59,6 +60,7 @@ def preview(
     """
     where = resolve_device(device)
     recipe, data = plan.recipe, plan.data
+    check_path(recipe.train, where)
     with reproducible(recipe.train.deterministic, recipe.train.threads):
         phases = build_phases(recipe, registry)
         run_checks([lambda p=phase: check_streams(p.specs, data) for phase in phases])  # type: ignore[misc]
@@ -166,12 +168,21 @@ class _Looked:
             device=device_name(self.device),
             transforms=_transforms(entry, self.made),
             phases=tuple(self.views),
+            compute=self._compute(),
             seconds=seconds,
             peak_bytes=peak,
             available_bytes=free,
             notes=tuple(notes),
             not_measured=tuple(self.missing),
         )
+
+    def _compute(self) -> str:
+        """The compute path, or that it will be measured; the estimates are of the path that the recipe names."""
+        running = [view for view in self.views if view.steps and not view.cached]
+        costs = [view.estimate.seconds - view.estimate.extraction_seconds for view in running if view.estimate]
+        known = self.made is not None and len(costs) == len(running)
+        steps = bool(running) or self.made is None
+        return outlook(self.plan.recipe.train, self.device, sum(costs) if known else None, steps=steps)
 
     def _totals(self) -> tuple[float | None, int | None]:
         estimates = [view.estimate for view in self.views]
