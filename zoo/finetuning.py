@@ -25,7 +25,7 @@ from zoo.compute.path import check_path, settled
 from zoo.data.dataset import Dataset
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
-from zoo.evaluation.predictions import predict_features, predict_split
+from zoo.evaluation.predictions import predict_features
 from zoo.evaluation.report import Report, report_columns
 from zoo.files import remove_leftovers, write_json
 from zoo.planning import Plan, Request, make_plan
@@ -44,6 +44,7 @@ from zoo.tracking import (
     write_trackers,
 )
 from zoo.training.checkpoint import CheckpointFolder
+from zoo.training.limits import Limits, SmallerStepsError, release_memory
 from zoo.training.lock import RunLock
 from zoo.training.log import MetricsLog
 from zoo.training.loop import train
@@ -109,7 +110,7 @@ def execute_plan(
 ) -> FinetuneResult:
     """Run a plan from its start, see :func:`start`."""
     where = resolve_device(device)
-    return _execute(plan, registry, RunFolder(out), where, hub, offline, reporter or Reporter(), resume=False)
+    return _go_on(plan, registry, RunFolder(out), where, hub, offline, reporter or Reporter(), resume=False)
 
 
 def resume(
@@ -138,7 +139,7 @@ def resume(
     reporter = reporter or Reporter()
     for line in settle_changes(folder.path, recipe, plan.recipe):
         reporter.note(line)
-    return _execute(plan, registry, folder, resolve_device(device), hub, offline, reporter, resume=True)
+    return _go_on(plan, registry, folder, resolve_device(device), hub, offline, reporter, resume=True)
 
 
 def assemble_recipe(
@@ -182,6 +183,28 @@ def build_phases(recipe: Recipe, registry: Registry) -> list[Phase]:
             parts.append((entry.spec, factory(entry.spec, options)))
         phases.append(Phase(phase, compose(parts)))
     return phases
+
+
+def _go_on(
+    plan: Plan,
+    registry: Registry,
+    folder: RunFolder,
+    device: torch.device,
+    hub: str | None,
+    offline: bool,
+    reporter: Reporter,
+    *,
+    resume: bool,
+) -> FinetuneResult:
+    """Run a plan to its end: where a step does not fit into memory, go on as a resume would, in smaller parts."""
+    while True:
+        try:
+            return _execute(plan, registry, folder, device, hub, offline, reporter, resume=resume)
+        except SmallerStepsError as smaller:
+            reporter.note(smaller.message)
+        release_memory()
+        if not resume:  # by now its recipe is resolved to the last
+            plan, resume = dataclasses.replace(plan, recipe=read_recipe(folder.recipe)), True
 
 
 def _execute(
@@ -239,6 +262,7 @@ def _execute(
         tracking = _open_tracking(plan, built, registry, folder, recipe, log, reporter, resume=resume)
         if tracking.trackers:
             reporter = Fan(reporter, tracking)
+        run.limits = Limits(folder.limits)
         with tracking.followed(), told_ends(hint, stop), listed_bad(folder.bad_samples, run, reporter):
             checkpoints = CheckpointFolder(folder.checkpoints)
             machine = MetricsLog(folder.machine)
@@ -364,6 +388,7 @@ def _conclude(
     options = run.options
     run.bad.allowed = None  # the limit is for training; here every unreadable image is listed
     reports: dict[str, Report] = {}
+    reporter.doing("evaluating the result")
     for name in ("val", "test"):
         if name in run.data.splits:
             split = run.data.split(name)
@@ -371,12 +396,11 @@ def _conclude(
                 rows = run.bank.exact(run.model.backbone, name).picked()
                 found = predict_features(run.model, split, *rows, batch_size=options.batch_size)
             else:
-                found = predict_split(
-                    run.model, split, run.pipeline, batch_size=options.batch_size, workers=run.workers
-                )
+                found = run.predict(name)
             run.bad.add(found.bad)
             reports[name] = report_columns(run.data.columns, found, split)
     chosen = "test" if "test" in reports else "val"
+    reporter.doing("writing the model")
     write_json(folder.report, {name: report.to_json() for name, report in reports.items()})
     figures = draw_figures(reports[chosen], run)
     if any(row.get("event") == "epoch" for row in log.content):

@@ -135,6 +135,11 @@ class Fan(Reporter):
         for reporter in self.reporters:
             reporter.note(text)
 
+    def doing(self, text: str) -> None:
+        """Hand on."""
+        for reporter in self.reporters:
+            reporter.doing(text)
+
     def begin_phase(self, index: int, count: int, label: str, total_steps: int) -> None:
         """Hand on."""
         for reporter in self.reporters:

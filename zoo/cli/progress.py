@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +16,12 @@ from zoo.training.progress import Reporter
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+WIDE = 100
+"""Columns from which on the bar is long."""
+SHOWN_EVERY = 0.1
+"""Seconds between two looks of the bar."""
 
 
 def leading(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +41,7 @@ class LineReporter(Reporter):
         self.count = 1
         self.total = 0
         self.begun = time.monotonic()
-        self.done = self.samples = 0
+        self.done = self.samples = self.index = 0
         self.metric = ""
 
     def say(self, text: str) -> None:
@@ -48,6 +55,7 @@ class LineReporter(Reporter):
     def begin_phase(self, index: int, count: int, label: str, total_steps: int) -> None:
         """Name the phase."""
         self.count, self.total, self.begun, self.done, self.samples = count, total_steps, time.monotonic(), 0, 0
+        self.index = index
         steps = counted(total_steps, "step") if total_steps else "no steps"
         self.say(f"phase {index + 1} of {count}: {label} ({steps})")
 
@@ -62,45 +70,60 @@ class LineReporter(Reporter):
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """An epoch in one line."""
-        parts = [f"epoch {row['epoch'] + 1}", f"loss {row['train_loss']:.4f}"]
+        number = int(row["epoch"]) + 1
+        all_epochs = -(-self.total * number // max(1, int(row["step"])))
+        whole = f"/{all_epochs}" if self.total and row["step"] <= self.total else ""
+        parts = [f"epoch {number}{whole}", f"loss {row['train_loss']:.4f}"]
         self.metric = ", ".join(f"{n} {v:.4f}" for n, v in leading(row.get("val", {})).items()) or self.metric
         parts += [self.metric] if row.get("val") else []
-        parts.append(f"{self.rate():.0f} samples/s")
+        rates = row.get("learning_rates")
+        parts += [f"rate {rates[0]:.2g}"] if rates else []
+        speed = row.get("machine", {}).get("samples_per_second") or self.rate()
+        parts.append(f"{speed:,.0f} samples/s")
         left = self.left(int(row["step"]))
-        return ", ".join(parts + ([f"{left} left"] if left else []))
+        where = " in this phase" if self.index + 1 < self.count else ""
+        return ", ".join(parts + ([f"{left} left{where}"] if left else []))
 
     def rate(self) -> float:
         """Samples a second in this phase, evaluation included."""
         return self.samples / max(1e-9, time.monotonic() - self.begun)
 
     def left(self, step: int) -> str:
-        """Time left in this phase, in words."""
+        """Time left in this phase, in words; none of what is over in a second."""
         remaining = self.total - step
         if not self.done or remaining <= 0:
             return ""
-        return duration((time.monotonic() - self.begun) / self.done * remaining)
+        seconds = (time.monotonic() - self.begun) / self.done * remaining
+        return duration(seconds) if seconds >= 1 else ""
 
 
 class BarReporter(LineReporter):
-    """A live bar with loss, speed and time left; epochs stay as lines above it."""
+    """A live bar with loss, speed and time left; epochs stay as lines above it.
+
+    The loss is a running mean of about the last ten steps. The bar moves ten times a second at most, so that a step of
+    a small model pays next to nothing for it.
+    """
 
     def __init__(self, err: bool = False) -> None:
         super().__init__(err)
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self.console = Console(stderr=err, highlight=False)
+        narrow = self.console.width < WIDE
         self.progress: Progress = Progress(
-            TextColumn("  [progress.description]{task.description}"),
-            BarColumn(bar_width=28),
+            TextColumn("  {task.description}", markup=False),
+            BarColumn(bar_width=12 if narrow else 28),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=self.console,
             transient=True,
         )
         self.task: Any = None
+        self.at = 0
+        self.loss = math.nan
+        self.shown = self.speed = 0.0
+        self.mark: tuple[float, int] | None = None
 
     def __enter__(self) -> BarReporter:
         self.progress.start()
@@ -115,18 +138,39 @@ class BarReporter(LineReporter):
         """Print a line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
 
+    def doing(self, text: str) -> None:
+        """Say it beside the bar; the speed is counted anew afterwards."""
+        self.mark = None
+        if self.task is not None:
+            self.progress.update(self.task, completed=self.at, detail=text)
+
     def begin_phase(self, index: int, count: int, label: str, total_steps: int) -> None:
         """A new bar."""
         super().begin_phase(index, count, label, total_steps)
         if self.task is not None:
             self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(label, total=total_steps or 1, detail="")
+        self.at, self.loss, self.speed, self.mark = 0, math.nan, 0.0, None
+        self.task = self.progress.add_task(label, total=total_steps or None, detail="")
 
     def step(self, step: int, epoch: int, loss: float, samples: int) -> None:
         """Move the bar."""
         super().step(step, epoch, loss, samples)
-        parts = [f"loss {loss:.3f}", self.metric, f"{self.rate():.0f} samples/s"]
-        self.progress.update(self.task, completed=step, detail="  ".join(part for part in parts if part))
+        self.at = step
+        self.loss = loss if math.isnan(self.loss) else 0.9 * self.loss + 0.1 * loss
+        now = time.monotonic()
+        if self.mark is None:
+            self.mark = (now, self.samples)
+        if now - self.shown >= SHOWN_EVERY:
+            self.shown = now
+            self.progress.update(self.task, completed=step, detail=self._detail(step, now))
+
+    def _detail(self, step: int, now: float) -> str:
+        begun, before = self.mark or (now, self.samples)
+        if now > begun:
+            self.speed = (self.samples - before) / (now - begun)
+        parts = [f"loss {self.loss:.3f}", self.metric, f"{self.speed:,.0f} samples/s" if self.speed else ""]
+        left = self.left(step)
+        return "  ".join(part for part in [*parts, f"{left} left" if left else ""] if part)
 
 
 def open_reporter(as_json: bool) -> LineReporter:

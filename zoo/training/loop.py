@@ -27,6 +27,7 @@ from zoo.training.checkpoint import CheckpointFolder, clone_state
 from zoo.training.deltas import take_deltas
 from zoo.training.guard import refuse_foreign
 from zoo.training.keeping import Keeper
+from zoo.training.limits import is_out_of_memory, smaller_steps
 from zoo.training.log import MetricsLog
 from zoo.training.phase_state import begun_states, restore
 from zoo.training.preparing import prepare_phase
@@ -60,6 +61,7 @@ def train(
 
     Raises:
         RunStoppedError: loss or gradient is not finite, or a signal came; the newest checkpoint can be resumed.
+        SmallerStepsError: a step ran out of memory; a new run on these checkpoints takes it in smaller parts.
         DataError: too many unreadable images.
         ZooError: a frozen tensor changed, or a trainable one never got a gradient.
     """
@@ -68,6 +70,7 @@ def train(
     resumed, damaged = checkpoints.newest(run.device) if checkpoints is not None else (None, [])
     for line in damaged:
         reporter.note(line)
+    run.note = reporter.note
     if run.bank is not None:
         run.bank.note = reporter.note
     if resumed is None:
@@ -129,9 +132,10 @@ class PhaseLoop:
         try:
             self.ended = self.ended or not self.run.total_steps
             if not self.ended:
+                self.reporter.doing("computing features" if self.feed.cached else "opening the data")
                 self.feed.open()
                 with self.stop.deferred():
-                    self._train()
+                    self._train_within_memory()
             steps = self.run.total_steps
             self.run.rested = cacheable(self.phase.specs) and (self.feed.cached or not steps)
             unused = self.run.unreached() if self.guard.waiting else []
@@ -157,16 +161,32 @@ class PhaseLoop:
         prepared = prepare_phase(self.run, self.phase, before)
         self.feed, self.guard, self.stepper = prepared.feed, prepared.guard, prepared.stepper
 
+    def _train_within_memory(self) -> None:
+        """Train; a step that runs out of memory ends this attempt.
+
+        Raises:
+            SmallerStepsError, RunStoppedError: see :func:`zoo.training.limits.smaller_steps`.
+        """
+        run = self.run
+        try:
+            self._train()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            size = min(run.options.batch_size, len(run.train))
+            raise smaller_steps(run.limits, self.model, phase=run.phase, step=run.step, size=size) from None
+
     def _train(self) -> None:
         run, per_epoch = self.run, self.feed.steps_per_epoch
         if self.open_epoch:
             self._close_epoch()
         while not self.ended:
             run.epoch, within = divmod(run.step, per_epoch)
-            if self.begun_epoch != run.epoch:
+            anew = self.begun_epoch != run.epoch
+            if anew:
                 self._begin_epoch()
             self.model.train()
-            self.guard.begin_epoch(self.model, self.stepper.grouped)
+            self.guard.begin_epoch(self.model, self.stepper.grouped, anew=anew)
             self.watch.begin()
             for batches in self.watch.feed(self.keeper.waited(self.feed.epoch(run.epoch, within))):
                 self._step(batches)
@@ -187,6 +207,8 @@ class PhaseLoop:
 
     def _step(self, batches: list[dict[str, Batch]]) -> None:
         run = self.run
+        if run.limits.steps:
+            self._log_limit()
         result = self.stepper.take(batches)
         self.losses = result.losses
         self.sums["loss"] += result.loss * result.samples
@@ -199,6 +221,14 @@ class PhaseLoop:
         if run.options.log_every and run.step % run.options.log_every == 0:
             self._log_step(result)
         self.reporter.step(run.step, run.epoch, result.loss, result.samples)
+
+    def _log_limit(self) -> None:
+        """A row where smaller micro-batches begin: what follows is computed from them."""
+        run = self.run
+        size = run.limits.begins(run.phase, run.step)
+        if size is not None:
+            row = {"event": "memory", "phase": run.phase, "epoch": run.epoch, "step": run.step, "micro_batch": size}
+            self.log.append(row)
 
     def _log_step(self, result: StepResult) -> None:
         run = self.run
@@ -253,6 +283,7 @@ class PhaseLoop:
 
     def _evaluate(self) -> dict[str, float]:
         run, model = self.run, self.model
+        self.reporter.doing("evaluating")
         weights = self._evaluation_weights()
         if weights:
             self.live = clone_state(model.state_dict())

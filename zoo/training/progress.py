@@ -12,6 +12,9 @@ class Reporter:
     def note(self, text: str) -> None:
         """Something a person should know."""
 
+    def doing(self, text: str) -> None:
+        """What goes on for a while between steps: ``evaluating``, ``writing the model``."""
+
     def begin_phase(self, index: int, count: int, label: str, total_steps: int) -> None:
         """A phase of ``total_steps`` steps starts (or goes on, after a resume)."""
 
