@@ -225,3 +225,18 @@ def test_keys_are_stable_and_apart():
     assert key(1, "train", 2) == key(1, "train", 2) == 351721177999418484
     assert len({key(*p) for p in [(1, 2), (12,), ("1", 2), (1, "2"), (2, 1), ((1, 2),)]}) == 6
     assert 0 <= key("x") < 2**63
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 1, 4, 4), (3, 4, 1, 6), (2, 3, 1, 1)])
+def test_the_layout_does_not_change_what_normalising_gives(shape):
+    batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(1))
+    for mean, std in (((0.5,), (0.25,)), (tuple(0.1 * (k + 1) for k in range(shape[1])), (0.2,) * shape[1])):
+        facts = ImageInput(size=shape[2:], channels=shape[1], mean=mean, std=std)
+        expected = normalise(batch, facts)
+        last = batch.contiguous(memory_format=torch.channels_last)
+        got = normalise(last, facts)
+        assert torch.equal(got, expected)
+        assert got.stride() == last.stride()
+        for memory in (torch.empty(shape), torch.empty(shape, memory_format=torch.channels_last)):
+            assert torch.equal(normalise(last, facts, memory), expected)
+            assert memory.data_ptr() == normalise(batch, facts, memory).data_ptr()

@@ -57,7 +57,8 @@ def resize(image: Tensor, size: Sequence[int], interpolation: str, *, exact: boo
         return image
     if exact or interpolation not in ("bilinear", "bicubic"):
         return _resize_by_pillow(image, (width, height), interpolation)
-    return interpolate(image[None], (height, width), mode=interpolation, antialias=True, align_corners=False)[0]
+    batch = image[None].contiguous(memory_format=torch.channels_last)  # a part of an image would take the slow way
+    return interpolate(batch, (height, width), mode=interpolation, antialias=True, align_corners=False)[0]
 
 
 def _resize_by_pillow(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:

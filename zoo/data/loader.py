@@ -55,8 +55,13 @@ class LoadedBatch:
 
 
 def stack(samples: Sequence[Tensor]) -> Tensor:
-    """The collate function of images: [B, C, H, W], contiguous whatever the memory layout of the samples."""
-    return torch.stack(list(samples)).contiguous()
+    """The collate function of images: [B, C, H, W], in memory as [B, H, W, C] whatever the layout of the samples.
+
+    That is how decoders and resizing leave them, and what convolutions like best.
+    """
+    if samples[0].ndim != 3:
+        return torch.stack(list(samples)).contiguous()
+    return torch.stack([sample.permute(1, 2, 0) for sample in samples]).contiguous().permute(0, 3, 1, 2)
 
 
 @dataclass(eq=False)

@@ -218,7 +218,13 @@ def normalise(batch: Tensor, input: ImageInput, out: Tensor | None = None) -> Te
     """
     mean, std = (_per_channel(v, batch) for v in (input.mean, input.std))
     floats = batch.to(torch.float32) if out is None else out.copy_(batch)
-    return floats.div_(255).sub_(mean).div_(std)
+    if floats.is_contiguous() or not floats.is_contiguous(memory_format=torch.channels_last):
+        return floats.div_(255).sub_(mean).div_(std)
+    channels, width = floats.shape[1], floats.shape[3]
+    rows = floats.permute(0, 2, 3, 1).flatten(2)  # the same memory; three values at a time are slow
+    mean, std = (values.flatten().expand(channels).repeat(width) for values in (mean, std))
+    rows.div_(255).sub_(mean).div_(std)
+    return floats
 
 
 def _per_channel(values: tuple[float, ...], batch: Tensor) -> Tensor:

@@ -65,7 +65,10 @@ class Pipeline:
     def feed(self, batch: Any, out: torch.Tensor | None = None) -> Any:
         """A collated batch on the device; images uint8 [B, C, H, W] become normalised float32, in ``out`` if given."""
         if isinstance(self.input, ImageInput) and isinstance(batch, torch.Tensor):
-            return place_input(normalise(batch.to(self.device, non_blocking=True), self.input, out), self.memory_format)
+            batch = batch.to(self.device, non_blocking=True)
+            if self.memory_format == "contiguous":  # before it is four times the bytes
+                batch = batch.contiguous()
+            return place_input(normalise(batch, self.input, out), self.memory_format)
         if isinstance(batch, dict):
             return {name: tensor.to(self.device) for name, tensor in batch.items()}
         return batch.to(self.device)
