@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import lru_cache
 
 import killing
 import pytest
@@ -23,12 +24,14 @@ EVALUATED = "zoo.training.run:TrainingRun._progressed"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What undisturbed runs come to."""
-    found = {}
-    for recipe in ("plain", "rest"):
+
+    @lru_cache
+    def find(recipe: str = "plain") -> dict[str, object]:
         out = tmp_path_factory.mktemp("whole") / "run"
         assert killing.run(out, recipe=recipe, settings=SETTINGS[recipe]) == 0
-        found[recipe] = outcome(out)
-    return found
+        return outcome(out)
+
+    return find
 
 
 SETTINGS = {"plain": (), "rest": ("train.augment=none",)}
@@ -59,13 +62,17 @@ def stuck_splits(tmp_path, split: str, index: int) -> dict[str, Drawn]:
 
 def goes_on(out, whole, recipe="plain", workers=0):
     assert killing.run(out, resuming=True, recipe=recipe, workers=workers, settings=SETTINGS[recipe]) == 0
-    assert outcome(out) == whole[recipe]
+    assert outcome(out) == whole(recipe)
     assert list(out.rglob(".*")) == []
 
 
 @pytest.mark.parametrize(
     ("workers", "number", "group"),
-    [(0, signal.SIGTERM, False), (1, signal.SIGTERM, True), (0, signal.SIGINT, False)],
+    [
+        (0, signal.SIGTERM, False),
+        pytest.param(1, signal.SIGTERM, True, marks=pytest.mark.slow),
+        pytest.param(0, signal.SIGINT, False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_while_a_sample_does_not_come(workers, number, group, whole, tmp_path):
     """The steps so far are on disk, though no checkpoint was due by time."""
@@ -92,6 +99,7 @@ def test_a_signal_in_a_long_evaluation(workers, group, whole, tmp_path):
     goes_on(out, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_while_features_are_computed(whole, tmp_path):
     """Nothing was trained yet, so nothing is lost; a sample is not taken for a bad one because a signal came."""
     out = tmp_path / "run"
@@ -121,7 +129,7 @@ MOMENTS = {
     "in the final evaluation": Point("zoo.finetuning:report_columns", 1, signal=signal.SIGTERM),
     "while the bundle is written": Point("zoo.bundle.write:write_json", 1, signal=signal.SIGTERM),
 }
-EVERYDAY = ("in a step", "in an evaluation", "while a checkpoint is written")
+EVERYDAY = ("while a checkpoint is written",)
 
 
 @pytest.mark.parametrize("moment", [m if m in EVERYDAY else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS])
@@ -130,6 +138,7 @@ def test_sigterm_ends_a_run_with_143_and_it_goes_on(moment, whole, tmp_path):
     goes_on(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_run_at_once_and_the_checkpoint_before_holds(whole, tmp_path):
     out = tmp_path / "run"
     assert killing.run(out, point=Point("zoo.training.step:Stepper._update", 6, signal=signal.SIGINT, times=2)) == 130

@@ -87,7 +87,10 @@ def _tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | N
     yield len(text).to_bytes(8, "little") + text
     for _, tensor in order:
         if tensor.numel():
-            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            yield (
+                flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().data
+            )  # a single element may have any stride
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

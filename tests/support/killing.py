@@ -108,7 +108,7 @@ def registry(backbone: str) -> Registry:
 
 def work(
     out: Path, resuming: bool, point: Point | None, workers: int, settings: tuple[str, ...], data: object,
-    recipe: str = "plain",
+    recipe: str = "plain", device: str = "cpu",
 ) -> None:  # fmt: skip
     """Run or resume here; ends the process where the run fails."""
     os.setpgrp()
@@ -120,9 +120,9 @@ def work(
     known = registry(backbone)
     try:
         if resuming:
-            tiny_runs.resume(out, asked, known, train={"workers": workers})
+            tiny_runs.resume(out, asked, known, train={"workers": workers}, device=device)
         else:
-            tiny_runs.start(out, asked, known)
+            tiny_runs.start(out, asked, known, device=device)
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is None:
@@ -140,9 +140,12 @@ def run(
     settings: Sequence[str] = (),
     data: object = None,
     recipe: str = "plain",
+    device: str = "cpu",
 ) -> int:
     """Run or resume in a process of its own; its exit code, negative for a signal."""
-    process = begin(out, resuming=resuming, point=point, workers=workers, settings=settings, data=data, recipe=recipe)
+    process = begin(
+        out, resuming=resuming, point=point, workers=workers, settings=settings, data=data, recipe=recipe, device=device
+    )
     process.join(120)
     assert process.exitcode is not None, "the run does not end"
     return process.exitcode
@@ -157,10 +160,11 @@ def begin(
     settings: Sequence[str] = (),
     data: object = None,
     recipe: str = "plain",
+    device: str = "cpu",
 ) -> multiprocessing.process.BaseProcess:
     """As :func:`run`, but it does not wait for the end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny_runs", "torch._dynamo", "matplotlib.figure"])
-    process = context.Process(target=work, args=(out, resuming, point, workers, tuple(settings), data, recipe))
+    process = context.Process(target=work, args=(out, resuming, point, workers, tuple(settings), data, recipe, device))
     process.start()
     return process

@@ -42,13 +42,15 @@ def request(data=None, strategy="freeze:2,whole:2", backbone="norm", *settings: 
 
 def start(out: Path, asked: Request, registry: Registry | None = None, **arguments):
     """Run it here."""
-    return finetuning.start(asked, registry or tiny_zoo.registry(), out=out, device="cpu", **arguments)
+    arguments.setdefault("device", "cpu")
+    return finetuning.start(asked, registry or tiny_zoo.registry(), out=out, **arguments)
 
 
 def resume(out: Path, asked: Request, registry: Registry | None = None, **arguments):
     """Go on with it here."""
     told = Request(data=asked.data, train=arguments.pop("train", {}), settings=arguments.pop("settings", ()))
-    return finetuning.resume(registry or tiny_zoo.registry(), out=out, asked=told, device="cpu", **arguments)
+    arguments.setdefault("device", "cpu")
+    return finetuning.resume(registry or tiny_zoo.registry(), out=out, asked=told, **arguments)
 
 
 def at_call(function: Callable, number: int, act: Callable[[], object], after: bool = False) -> Callable:

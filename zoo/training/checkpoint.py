@@ -139,6 +139,7 @@ class CheckpointFolder:
         """The newest undamaged checkpoint, its tensors on ``device`` where they were on one, and what is wrong with
         newer ones. What an interrupted write left behind is removed.
         """
+        self.join()
         remove_leftovers(self.path)
         damaged: list[str] = []
         for _, folder in reversed(self._folders()):
