@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from zoo_registry import Registry, Tracker, UsageError
+from zoo_registry import Registry, UsageError
 from zoo_registry.options import parse_options
 from zoo_registry.strategy import compose
 
@@ -34,15 +34,7 @@ from zoo.recipe.toml import recipe_to_dict
 from zoo.resuming import resumed_request, settle_changes
 from zoo.runs import LOCK, RunFolder
 from zoo.teachers import Teachers
-from zoo.tracking import (
-    Fan,
-    Tracking,
-    build_trackers,
-    join_trackers,
-    read_trackers,
-    rebuild_trackers,
-    write_trackers,
-)
+from zoo.tracking import Fan, build_trackers, join_trackers, open_tracking, read_trackers
 from zoo.training.checkpoint import CheckpointFolder
 from zoo.training.limits import Limits, SmallerStepsError, release_memory
 from zoo.training.lock import RunLock
@@ -231,7 +223,7 @@ def _execute(
             remove_leftovers(folder.path, keep=LOCK)
             for line in check_circumstances(folder, data, device):
                 reporter.note(line)
-        built = [] if resume else build_trackers(plan.trackers, registry)
+        built = None if resume else build_trackers(plan.trackers, registry)
         threads = stack.enter_context(reproducible(recipe.train.deterministic, recipe.train.threads))
         phases = build_phases(recipe, registry)
         for phase in phases:
@@ -259,7 +251,10 @@ def _execute(
             settle_supply(run, reporter.note)
         stop.hint = hint
         log = MetricsLog(folder.metrics)
-        tracking = _open_tracking(plan, built, registry, folder, recipe, log, reporter, resume=resume)
+        known = read_trackers(folder.trackers) if resume else ()
+        tracking = open_tracking(
+            join_trackers(known, plan.trackers), built, registry, folder, recipe_to_dict(recipe), log, reporter
+        )
         if tracking.trackers:
             reporter = Fan(reporter, tracking)
         run.limits = Limits(folder.limits)
@@ -271,27 +266,6 @@ def _execute(
             tracking.final(result.metrics)
             tracking.figures({path.stem: path for path in (folder.curves, *sorted(folder.model.glob("*.png")))})
             return result
-
-
-def _open_tracking(
-    plan: Plan,
-    built: list[tuple[str, Tracker]],
-    registry: Registry,
-    folder: RunFolder,
-    recipe: Recipe,
-    log: MetricsLog,
-    reporter: Reporter,
-    *,
-    resume: bool,
-) -> Tracking:
-    """The trackers of the run: of a resumed one those that it was started with, and those asked for now."""
-    chosen = plan.trackers
-    if resume:
-        chosen = join_trackers(read_trackers(folder.trackers), chosen)
-        built = rebuild_trackers(chosen, registry, reporter.note)
-    write_trackers(folder.trackers, chosen)
-    facts = recipe_to_dict(recipe)
-    return Tracking(built, folder=folder.path, recipe=facts, log=log, resumed=resume, note=reporter.note)
 
 
 def _make_run(

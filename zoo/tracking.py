@@ -17,6 +17,7 @@ from zoo_registry.references import one_line
 
 from zoo.files import write_json
 from zoo.recipe import Component
+from zoo.runs import RunFolder
 from zoo.training.log import MetricsLog
 from zoo.training.progress import Reporter
 from zoo.training.signals import InterruptedRunError
@@ -280,3 +281,22 @@ def _progress(part: str, row: Mapping[str, Any]) -> dict[str, Any]:
 def finite(values: Mapping[str, Any]) -> dict[str, float]:
     """Those that are finite numbers."""
     return {n: float(v) for n, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
+
+
+def open_tracking(
+    chosen: Sequence[Component],
+    built: Sequence[tuple[str, Tracker]] | None,
+    registry: Registry,
+    folder: RunFolder,
+    facts: Mapping[str, Any],
+    log: MetricsLog,
+    reporter: Reporter,
+) -> Tracking:
+    """The trackers of a run that begins, with those that were built before it; of one that goes on, where none were.
+
+    Which they are is noted in the run folder.
+    """
+    resumed = built is None
+    trackers = built if built is not None else rebuild_trackers(chosen, registry, reporter.note)
+    write_trackers(folder.trackers, chosen)
+    return Tracking(trackers, folder=folder.path, recipe=facts, log=log, resumed=resumed, note=reporter.note)
