@@ -57,6 +57,11 @@ class RunFolder:
         return self.path / "trackers.json"
 
     @property
+    def limits(self) -> Path:
+        """How many samples fit into memory at once, where a run found that out; see :mod:`zoo.training.limits`."""
+        return self.path / "limits.json"
+
+    @property
     def report(self) -> Path:
         """The final evaluation."""
         return self.path / "report.json"

@@ -108,7 +108,9 @@ class Feed:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[dict[str, Batch]]]:
         """The micro-batches, stream -> batch, of each step of the epoch, from ``first_step`` of it on."""
         order = self._order(epoch)
-        steps = step_plan(self.size, self.run.options.batch_size, self.run.options.accumulate)[first_step:]
+        whole = step_plan(self.size, self.run.options.batch_size, self.run.options.accumulate)
+        before, limits = epoch * self.steps_per_epoch, self.run.limits
+        steps = [limits.split(whole[i], self.run.phase, before + i) for i in range(first_step, len(whole))]
         if self.cached:
             for step in steps:
                 yield [{"train": self._from_cache(epoch, [order[i] for i in span])} for span in step]

@@ -49,13 +49,18 @@ class Guard:
         self.waiting: set[str] = set()
         self._probes = PROBES
 
-    def begin_epoch(self, model: nn.Module, grouped: set[int]) -> None:
+    def begin_epoch(self, model: nn.Module, grouped: set[int], *, anew: bool = True) -> None:
         """Note what may change now; everything trainable must lie in a parameter group.
+
+        Args:
+            model: prepared for the phase.
+            grouped: ids of the parameters that lie in a group.
+            anew: the epoch begins; else it goes on after a resume.
 
         Raises:
             ZooError: a trainable parameter is in no group and would silently never move.
         """
-        self._probes = PROBES
+        self._probes = PROBES if anew else self._probes
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue

@@ -27,6 +27,7 @@ from zoo.features.bank import FeatureBank
 from zoo.keys import generator, key
 from zoo.recipe.recipe import PhaseRecipe, TrainOptions
 from zoo.training.checkpoint import clone_state
+from zoo.training.limits import Limits, fitting
 from zoo.training.pipeline import Pipeline
 
 
@@ -66,6 +67,8 @@ class TrainingRun:
         total_steps, steps_per_epoch: of the phase, known before anybody's ``prepare``.
         bad: unreadable samples met so far.
         beat: called after every batch of an evaluation.
+        limits: how many samples fit into memory at once, as far as it was found out.
+        note: told what a person should know.
         rested: whether the last phase left the backbone alone, so that what it saw of ``val`` still holds.
         deltas: what the last phase changed, where a strategy has a small form of it; taken just before ``finish``.
     """
@@ -91,6 +94,8 @@ class TrainingRun:
     recompute: Callable[[], Losses] | None = None
     deltas: list[tuple[StrategySpec, Delta]] = field(default_factory=list)
     beat: Callable[[], None] | None = None
+    limits: Limits = field(default_factory=Limits)
+    note: Callable[[str], None] = lambda text: None
     rested: bool = False
     _reference: TransferModel | None = None
 
@@ -325,19 +330,28 @@ class TrainingRun:
             self.beat()
 
     def _predict(self, model: TransferModel, split: str, *, features: bool = False) -> Predictions:
-        mode = model.training
-        model.eval()
-        try:
-            found: Predictions = predict_split(
+        """Every sample of the split, in smaller batches where memory does not suffice."""
+
+        def work(size: int) -> Predictions:
+            return predict_split(
                 model,
                 self.data.split(split),
                 self.pipeline,
-                batch_size=self.options.batch_size,
+                batch_size=size,
                 workers=self.workers,
                 features_only=features,
                 progress=self._progressed,
             )
+
+        mode, size = model.training, self.options.batch_size
+        model.eval()
+        try:
+            found = fitting(work, self.limits, self.note, phase=self.phase, step=self.step, size=size)
         finally:
             model.train(mode)
         self.bad.add(found.bad)
         return found
+
+    def predict(self, split: str) -> Predictions:
+        """What the model says of a split."""
+        return self._predict(self.model, split)

@@ -19,6 +19,7 @@ from zoo.data.changes import describe_changes, list_samples, read_listing, write
 from zoo.data.dataset import Dataset
 from zoo.files import write_json
 from zoo.runs import RunFolder
+from zoo.training.limits import is_out_of_memory
 from zoo.training.progress import Reporter
 from zoo.training.run import TrainingRun
 from zoo.training.signals import InterruptedRunError, StopSignal
@@ -37,7 +38,7 @@ def told_ends(hint: str, stop: StopSignal) -> Iterator[None]:
     except Exception as error:
         if stop.requested:  # data workers got the signal too, and their loss was noticed first
             raise stop.error() from error
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        if is_out_of_memory(error):
             raise RunStoppedError(
                 "out of memory",
                 hint="a new run with a smaller --batch-size, and --set train.accumulate=2 for the same effective batch",
