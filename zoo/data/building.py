@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,9 @@ from zoo.data.labels import check_splits, columns_of, encode, imbalance_notes, m
 from zoo.data.names import SPLITS, natural_key
 from zoo.data.packed import Below, pick
 from zoo.data.records import Records, Selection
+
+Indices = Sequence[int]
+"""Places of samples; a range or an array, since a list of a million integers takes five times the room."""
 
 
 def build(records: Records, selection: Selection) -> Dataset:
@@ -35,7 +39,7 @@ def build(records: Records, selection: Selection) -> Dataset:
     if selection.labels_per_class is not None and "train" in indices:
         rows = strata(indices["train"], _group(records)).values()
         kept = draw_count(rows, records.ids, selection.labels_per_class, selection.seed)
-        indices["train"] = [i for i in indices["train"] if i in kept]
+        indices["train"] = array("q", (i for i in indices["train"] if i in kept))
         drawn |= {"labels_per_class": selection.labels_per_class, "labels_seed": selection.seed}
     encoded = encode(records, columns)
     wanted = indices if selection.split is None else {selection.split: indices[selection.split]}
@@ -52,7 +56,7 @@ def build(records: Records, selection: Selection) -> Dataset:
 
 
 def _checked_columns(
-    records: Records, labels: tuple[Column, ...] | None, indices: Mapping[str, list[int]], drawn: Mapping[str, Any]
+    records: Records, labels: tuple[Column, ...] | None, indices: Mapping[str, Indices], drawn: Mapping[str, Any]
 ) -> tuple[Column, ...]:
     """The columns, made from train or given, with every split that the data itself has held to them."""
     given = dict(indices)
@@ -63,17 +67,17 @@ def _checked_columns(
     return columns
 
 
-def _split_indices(records: Records, selection: Selection) -> tuple[dict[str, list[int]], dict[str, Any]]:
+def _split_indices(records: Records, selection: Selection) -> tuple[dict[str, Indices], dict[str, Any]]:
     """Split name -> indices, and what the description says of a validation split that was drawn."""
-    every = list(range(len(records.ids)))
+    every: Indices = range(len(records.ids))
     if not _in_order(records.ids):  # a folder mostly is, and the keys of a million names take room
-        every.sort(key=lambda i: natural_key(records.ids[i]))
+        every = array("q", sorted(every, key=lambda i: natural_key(records.ids[i])))
     if selection.split == "all":
         return {"all": every}, {}
     if records.splits is None:
         found = {"train": every}
     else:
-        found = {n: rows for n in SPLITS if (rows := [i for i in every if records.splits[i] == n])}
+        found = {n: r for n in SPLITS if (r := array("q", (i for i in every if records.splits[i] == n)))}
     known, split = ", ".join(found), selection.split
     if split is not None and split not in found and not (split == "val" and "train" in found):
         raise UsageError(f"the data has no {split} split, only {known}", hint="split 'all' takes every sample")
@@ -84,7 +88,9 @@ def _split_indices(records: Records, selection: Selection) -> tuple[dict[str, li
     groups = strata(found["train"], _group(records)).values()
     val = draw_share(groups, records.ids, selection.val_fraction, selection.seed)
     train = found.pop("train")
-    parts = {"train": [i for i in train if i not in val], "val": [i for i in train if i in val]}
+    parts: dict[str, Indices] = {
+        "train": array("q", (i for i in train if i not in val)), "val": array("q", (i for i in train if i in val))
+    }  # fmt: skip
     return parts | found, {"val_fraction": selection.val_fraction, "val_seed": selection.seed}
 
 
@@ -130,7 +136,7 @@ def _rename_columns(records: Records, labels: tuple[Column, ...]) -> Records:
 
 
 def _make_split(
-    records: Records, name: str, rows: list[int], columns: tuple[Column, ...], encoded: Mapping[str, Any]
+    records: Records, name: str, rows: Indices, columns: tuple[Column, ...], encoded: Mapping[str, Any]
 ) -> Split:
     ids = pick(records.ids, rows)
     return Split(
@@ -139,8 +145,8 @@ def _make_split(
         sources=Below(records.sources.root, ids) if isinstance(records.sources, Below) else pick(records.sources, rows),
         sizes=pick(records.sizes, rows),
         columns=columns,
-        encoded={c: values[rows] for c, values in encoded.items()},
-        weights=None if records.weights is None else np.asarray(records.weights, dtype=np.float64)[rows],
+        encoded={c: values[np.asarray(rows)] for c, values in encoded.items()},
+        weights=None if records.weights is None else np.asarray(records.weights, dtype=np.float64)[np.asarray(rows)],
         decoder=records.decoder,
     )
 
@@ -148,7 +154,7 @@ def _make_split(
 def _description(
     records: Records,
     columns: tuple[Column, ...],
-    indices: Mapping[str, list[int]],
+    indices: Mapping[str, Indices],
     fingerprint: str,
     drawn: dict[str, Any],
 ) -> dict[str, Any]:

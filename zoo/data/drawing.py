@@ -6,6 +6,7 @@ depend on the order in which files are found, and adding a sample changes it lit
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from zoo_registry.errors import DataError
@@ -14,12 +15,12 @@ from zoo.data.names import nfc
 from zoo.keys import key
 
 
-def strata(indices: Iterable[int], group: Callable[[int], Hashable]) -> dict[Hashable, list[int]]:
+def strata(indices: Iterable[int], group: Callable[[int], Hashable]) -> dict[Hashable, Sequence[int]]:
     """The indices by group."""
-    found: dict[Hashable, list[int]] = {}
+    found: dict[Hashable, array[int]] = {}
     for index in indices:
-        found.setdefault(group(index), []).append(index)
-    return found
+        found.setdefault(group(index), array("q")).append(index)
+    return dict(found)
 
 
 def ranked(indices: Iterable[int], ids: Sequence[str], seed: int, purpose: str) -> list[int]:
@@ -28,7 +29,7 @@ def ranked(indices: Iterable[int], ids: Sequence[str], seed: int, purpose: str) 
 
 
 def draw_share(
-    groups: Iterable[list[int]], ids: Sequence[str], share: float, seed: int, purpose: str = "val"
+    groups: Iterable[Sequence[int]], ids: Sequence[str], share: float, seed: int, purpose: str = "val"
 ) -> set[int]:
     """About ``share`` of each group (rounded half up), never all of a group.
 
@@ -37,10 +38,13 @@ def draw_share(
     Raises:
         DataError: every group has one sample.
     """
-    rows = [ranked(g, ids, seed, purpose) for g in groups]
-    drawn = {i for r in rows for i in r[: min(len(r) - 1, int(share * len(r) + 0.5))]}
-    if not drawn:
-        drawn = {r[0] for r in rows if len(r) > 1}
+    drawn: set[int] = set()
+    firsts: set[int] = set()
+    for group in groups:
+        rows = ranked(group, ids, seed, purpose)
+        drawn.update(rows[: min(len(rows) - 1, int(share * len(rows) + 0.5))])
+        firsts.update(rows[: len(rows) > 1])
+    drawn = drawn or firsts
     if not drawn:
         raise DataError(
             "no validation samples can be drawn, every class has a single one", hint="add samples, or a val split"
@@ -49,7 +53,7 @@ def draw_share(
 
 
 def draw_count(
-    groups: Iterable[list[int]], ids: Sequence[str], count: int, seed: int, purpose: str = "labels"
+    groups: Iterable[Sequence[int]], ids: Sequence[str], count: int, seed: int, purpose: str = "labels"
 ) -> set[int]:
     """``count`` of each group, or the whole group where it is smaller."""
     return {i for g in groups for i in ranked(g, ids, seed, purpose)[:count]}

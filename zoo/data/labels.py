@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from zoo_registry.building import TASKS, Column
@@ -52,7 +52,9 @@ def _names(value: Raw) -> Iterable[str]:
     return (str(value),)
 
 
-def check_splits(records: Records, columns: tuple[Column, ...], splits: dict[str, list[int]], *, held: bool) -> None:
+def check_splits(
+    records: Records, columns: tuple[Column, ...], splits: Mapping[str, Sequence[int]], *, held: bool
+) -> None:
     """Hold every split to the label map.
 
     A class that the map lacks is an error; one without a sample in a split is an error where splits are class folders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from pathlib import Path
 
 from zoo.data.dataset import Dataset, Split
@@ -23,12 +24,12 @@ def leak_notes(dataset: Dataset, max_files: int = MAX_FILES) -> list[str]:
     if train is None:
         return []
     notes = []
-    by_size = _paths_by_size(train)
+    by_size = _rows_by_size(train)
     for name, split in dataset.splits.items():
         if split is train:
             continue
-        others = {s: rows for s, rows in _paths_by_size(split).items() if s in by_size}
-        shared, stopped = _shared(by_size, others, max_files)
+        others = {s: rows for s, rows in _rows_by_size(split).items() if s in by_size}
+        shared, stopped = _shared(train, by_size, split, others, max_files)
         if shared:
             pairs = [f"{split.ids[b]} = {train.ids[a]}" for a, b in shared]
             notes.append(f"{len(shared)} of {len(split)} {name} samples are in train too: {listing(pairs, 3)}")
@@ -37,28 +38,30 @@ def leak_notes(dataset: Dataset, max_files: int = MAX_FILES) -> list[str]:
     return notes
 
 
-def _paths_by_size(split: Split) -> dict[int, list[tuple[int, str]]]:
-    found: dict[int, list[tuple[int, str]]] = {}
+def _rows_by_size(split: Split) -> dict[int, array[int]]:
+    found: dict[int, array[int]] = {}
     for index, (source, size) in enumerate(zip(split.sources, split.sizes)):
         if size and isinstance(source, (str, Path)):
-            found.setdefault(size, []).append((index, str(source)))
+            found.setdefault(size, array("q")).append(index)
     return found
 
 
 def _shared(
-    train: dict[int, list[tuple[int, str]]], other: dict[int, list[tuple[int, str]]], max_files: int
+    train: Split, of_train: dict[int, array[int]], split: Split, of_split: dict[int, array[int]], max_files: int
 ) -> tuple[list[tuple[int, int]], bool]:
     """Pairs (index in train, index in the other split) of equal content, and whether the search was cut short."""
     pairs: list[tuple[int, int]] = []
     budget = max_files
-    for size, rows in other.items():
-        budget -= len(rows) + len(train[size])
+    for size, rows in of_split.items():
+        budget -= len(rows) + len(of_train[size])
         if budget < 0:
             return pairs, True
         known: dict[bytes, list[tuple[int, str]]] = {}
-        for index, path in train[size]:
+        for index in of_train[size]:
+            path = str(train.sources[index])
             known.setdefault(_read(path, _HEAD), []).append((index, path))
-        for index, path in rows:
+        for index in rows:
+            path = str(split.sources[index])
             alike = known.get(_read(path, _HEAD), [])
             mine = _hash(path) if alike else b""
             match = next((i for i, p in alike if mine and _hash(p) == mine), None)

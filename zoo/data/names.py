@@ -36,16 +36,16 @@ def natural_key(text: str) -> str:
     A string, since the keys of a million names are in memory at once: numbers are written with their length before
     them, and three low characters mark a number, a text and the end of either.
     """
-    parts = "".join(_part(p) for p in _DIGITS.split(nfc(text)) if p)
+    parts = _DIGITS.split(nfc(text))  # text, digits, text, ... text
+    parts[::2] = [part and f"\2{part}\0" for part in parts[::2]]
+    parts[1::2] = map(_number, parts[1::2])
     # The last part keeps "01" and "1" apart, so that the order never depends on the order of arrival.
-    return f"{parts}\0{text}"
+    return f"{''.join(parts)}\0{text}"
 
 
-def _part(part: str) -> str:
-    if not part.isdecimal():
-        return f"\2{part}\0"
-    number = (part if part.isascii() else str(int(part))).lstrip("0")
-    return f"\1{chr(len(number) + 1)}{number}\0"
+def _number(digits: str) -> str:
+    value = (digits if digits.isascii() else str(int(digits))).lstrip("0")
+    return f"\1{chr(len(value) + 1)}{value}\0"
 
 
 def natural_sorted(names: Iterable[str]) -> list[str]:

@@ -42,8 +42,11 @@ class Packed(Sequence[str]):
         """A name, or a list of names."""
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
-        place = range(len(self))[index]
-        return self._text[self._ends[place] : self._ends[place + 1]].decode("utf-8", "surrogatepass")
+        ends = self._ends
+        place = index if index >= 0 else index + len(ends) - 1
+        if place < 0:
+            raise IndexError(f"no name {index} of {len(self)}")
+        return self._text[ends[place] : ends[place + 1]].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         text, start = self._text, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from zoo_registry.building import Column
@@ -62,7 +63,9 @@ class Records:
     def fingerprint(self) -> str:
         """SHA-256 of ids, sizes, splits and labels, in the order of ids."""
         columns = sorted(self.values)
-        order = sorted(range(len(self.ids)), key=lambda i: nfc(self.ids[i]))
+        order: Sequence[int] = range(len(self.ids))
+        if any(before > after for before, after in pairwise(map(nfc, self.ids))):  # mostly they are in order
+            order = sorted(order, key=lambda i: nfc(self.ids[i]))
         rows = (
             "\0".join(
                 [
