@@ -73,7 +73,7 @@ def load_bundle(
     strategy = None if document.merged else build_strategy(document, registry, where)
     model = rebuild_model(document, path, known, registry, where)
     check_finite(model, where, file=path / WEIGHTS)
-    if revision is None and torch.device(device).type == "cpu":  # the files of a hub alone are never written in place
+    if torch.device(device).type == "cpu":  # elsewhere they are copied anyhow, straight from the file
         own_tensors(model)
     model.requires_grad_(True).to(device).eval()
     if strategy is not None:
