@@ -33,8 +33,10 @@ class Arena:
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._memory = mmap.mmap(-1, max(1, limit))
+        try:
+            self._memory, self.limit = mmap.mmap(-1, max(1, limit)), limit
+        except (OSError, ValueError, OverflowError):  # more than the system would ever give
+            self._memory, self.limit = mmap.mmap(-1, 1), 0
         self._used = np.frombuffer(mmap.mmap(-1, 8), np.int64)
         self._lock = _shared_lock()
         self._stuck = False
