@@ -67,7 +67,7 @@ def compute(
     parts: dict[str, list[Any]] = {name: [] for name in views}
     rows: list[int] = []
     reasons: dict[str, str] = {}
-    loading = {"seed": seed, "stream": STREAM, "workers": workers, "short_edge": short_edge}
+    loading: dict[str, Any] = {"seed": seed, "stream": STREAM, "workers": workers, "short_edge": short_edge}
     with ViewLoader(split, views, **loading, **pipeline.loader_options) as loader:
         for loaded in loader.batches(in_order(len(split), batch_of(pipeline.device))):
             reasons |= {row.id: row.reason for row in loaded.bad}

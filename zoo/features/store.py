@@ -121,7 +121,7 @@ class FeatureStore:
     def make_room(self, size: int, keep: Path | None = None) -> None:
         """Remove the longest unused files until ``size`` more bytes fit, and what killed processes left behind."""
         found, total = [], 0
-        for path in self.root.glob("*/*"):
+        for path in (path for folder in _inside(self.root) for path in _inside(folder)):
             with contextlib.suppress(OSError):
                 known = path.stat()
                 if path.name.startswith("."):
@@ -135,13 +135,13 @@ class FeatureStore:
                 return
             with contextlib.suppress(OSError):
                 os.unlink(name)
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.dirname(name))  # if that was the last
             total -= bytes_of
 
     def superset(self, backbone: str, setup: str, hashes: list[bytes]) -> tuple[Entry, list[int]] | None:
         """An entry of this setup with all these samples, and the position of each in it; damaged ones do not count."""
-        for path in sorted((self.root / backbone[:LENGTH]).glob(f"{setup[:LENGTH]}-*{SUFFIX}")):
+        for path in _inside(self.root / backbone[:LENGTH]):
+            if not path.name.startswith(f"{setup[:LENGTH]}-"):
+                continue
             with contextlib.suppress(DamagedError):
                 entry = self.read(path)
                 if entry is not None and len(entry.contents) >= len(set(hashes)):
@@ -149,6 +149,14 @@ class FeatureStore:
                     if all(value in places for value in hashes):
                         return entry, [places[value] for value in hashes]
         return None
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder, by name; nothing where it cannot be read or is no folder."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _tensors(entry: Entry) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from zoo_registry import Column, Entry, Registry, StrategySpec, UsageError, ZooE
 from zoo_registry.options import check_options, options_to_dict
 from zoo_registry.strategy import cacheable, order_problems
 
-from zoo.recipe.recipe import AUGMENTS, Component, PhaseRecipe, Recipe
+from zoo.recipe.recipe import AUGMENTS, Component, PhaseRecipe, Recipe, TrainOptions
 
 DEFAULT_STRATEGY = "linear,full"
 FIT_STRATEGY = "fit"
