@@ -53,7 +53,7 @@ POINTS = {
 
 MORE_POINTS = {
     "before the first step": Point("zoo.training.feed:Feed.open", 1),
-    "before the first checkpoint": Point("zoo.training.loop:capture", 1),
+    "before the first checkpoint": Point("zoo.training.keeping:capture", 1),
     "before a checkpoint is copied": Point("zoo.training.checkpoint:CheckpointFolder.save", 6),
     "while a checkpoint is copied": Point("zoo.training.checkpoint:host_copy", 30),
     "once a checkpoint is on its way": Point("zoo.training.checkpoint:_Writing", 5, after=True),
@@ -66,7 +66,7 @@ MORE_POINTS = {
     "before an evaluation": Point("zoo.training.loop:PhaseLoop._evaluate", 2),
     "after an evaluation": Point("zoo.training.loop:PhaseLoop._evaluate", 3, after=True),
     "before the best weights are written": Point("zoo.training.checkpoint:CheckpointFolder.save_weights", 1),
-    "after the best weights are written": Point("zoo.training.selection:Selection.write", 5, after=True),
+    "after the best weights are written": Point("zoo.training.checkpoint:CheckpointFolder.save_weights", 1, after=True),
     "in the midst of writing a file": Point("zoo.files:os.fsync", 31),
     "before a checkpoint takes its name": Point("zoo.files:sync", 22),
     "before old checkpoints go": Point("zoo.training.checkpoint:CheckpointFolder._prune", 5),
