@@ -55,9 +55,9 @@ def worker_count(load: float, step: float, samples: int, *, device: str, cores: 
     if not worth_workers(load, samples) or load < LITTLE * step:
         return 0
     if device == "cpu":  # all cores are busy either way: a sample takes step + load / cores, one worker gives 1 / load
-        return max(1, min(math.ceil(load / (step + load / cores)), cores, MOST))
-    wanted = math.ceil(SPARE * load / step) if step > 0 else cores
-    return max(1, min(wanted, max(1, cores - 1), MOST))
+        return max(1, math.ceil(min(load / (step + load / cores), cores, MOST)))
+    wanted = SPARE * load / step if step > 0 else cores
+    return max(1, math.ceil(min(wanted, cores - 1, MOST)))
 
 
 def choose_storage(
