@@ -208,7 +208,7 @@ class Tracking(Reporter):
         for row in self.log.content:
             if row["event"] == "phase":
                 before += row["steps"]
-            else:
+            elif row["event"] in ("step", "epoch"):
                 last = before + row["step"]
         return last + 1
 

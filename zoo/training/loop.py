@@ -263,12 +263,15 @@ class PhaseLoop:
         if run.step == run.total_steps or (run.epoch + 1) % run.options.evaluate_every == 0:
             row["val"] = self._evaluate()
         self.log.append(row)
-        self._log_machine(machine)
         self.reporter.epoch({**row, "machine": machine})
+        self._log_machine(machine)
         return self.selection.exhausted(run.epoch)
 
     def _log_machine(self, found: dict[str, Any]) -> None:
-        """Note what the epoch cost; a run that waits for its input is told once a phase."""
+        """Note what the epoch cost; a run that waits for its input is told once a phase.
+
+        The first of several epochs does not count: it reads what later ones may find decoded.
+        """
         run = self.run
         if not found["steps"]:  # after a resume between the last step and the evaluation
             return
@@ -277,7 +280,8 @@ class PhaseLoop:
             self.machine.append({**place, "time": time.time(), **found}, sync=False)
         images = run.input.kind == "image"
         hint = input_hint(found, workers=run.options.workers, images=images, cached=self.feed.cached)
-        if hint and not self.hinted:
+        only = run.total_steps <= self.feed.steps_per_epoch
+        if hint and not self.hinted and (run.epoch > 0 or only):
             self.hinted = True
             self.reporter.note(hint)
 
