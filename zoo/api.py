@@ -103,7 +103,7 @@ def finetune(
     pretrained: bool | None = None,
     image_size: int | None = None,
     in_chans: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | str | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
     augment: str | None = None,
@@ -133,7 +133,8 @@ def finetune(
         seed: of everything random.
         pretrained: False starts from random weights.
         image_size, in_chans: in place of the backbone's own.
-        batch_size, lr, weight_decay, augment, workers: see ``zoo finetune --help``.
+        batch_size, lr, weight_decay, augment, workers: see ``zoo finetune --help``; a ``batch_size`` of ``auto`` is the
+            largest that fits.
         max_bad: share of unreadable images above which training refuses.
         image_column, label_columns, split_column, task: how a table is read.
         hub, offline: where weights come from.
@@ -203,10 +204,12 @@ def plan(
         ZooError: the recipe is wrong: everything that is, at once.
     """
     from zoo.planning import make_plan
+    from zoo.preview.batch import choose_batch
     from zoo.preview.preview import preview
 
     registry = Registry()
-    made = make_plan(_request(data, **asked), registry)
+    choose = choose_batch(registry, device=device, hub=hub, say=lambda line: None)
+    made = make_plan(_request(data, **asked), registry, choose_batch=choose)
     return preview(made, registry, device=device, hub=hub, offline=offline, batches=batches)
 
 
@@ -241,10 +244,12 @@ def find_lr(
         ZooError: the recipe is wrong, or has no gradient steps.
     """
     from zoo.planning import make_plan
+    from zoo.preview.batch import choose_batch
     from zoo.rates.find import find_rates
 
     registry = Registry()
-    made = make_plan(_request(data, **asked), registry)
+    choose = choose_batch(registry, device=device, hub=hub, say=reporter.note if reporter else lambda line: None)
+    made = make_plan(_request(data, **asked), registry, choose_batch=choose)
     places = {"device": device, "hub": hub, "offline": offline, "reporter": reporter}
     found = find_rates(made, registry, phase=phase, steps=steps, low=low, high=high, **places)  # type: ignore[arg-type]
     if out is not None:

@@ -86,7 +86,11 @@ def start(
         ZooError: see :mod:`zoo_registry.errors`; what was written can be resumed where it says so.
     """
     RunFolder(out).refuse_existing()
-    plan = make_plan(request, registry)
+    from zoo.preview.batch import choose_batch
+
+    reporter = reporter or Reporter()
+    choose = choose_batch(registry, device=device, hub=hub, say=reporter.note)
+    plan = make_plan(request, registry, choose_batch=choose)
     return execute_plan(plan, registry, out=out, device=device, hub=hub, offline=offline, reporter=reporter)
 
 

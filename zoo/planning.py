@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from zoo.data import open_data
 from zoo.data.dataset import Dataset
 from zoo.recipe import Component, DataOptions, PhaseRecipe, Recipe, TrainOptions, parse_strategy
 from zoo.recipe.named import expand_recipes, find_strategy
+from zoo.recipe.recipe import AUTO
 from zoo.recipe.resolve import (
     DEFAULT_STRATEGY,
     FIT_STRATEGY,
@@ -30,6 +31,7 @@ from zoo.tracking import choose_trackers
 
 PHASE_VALUES = {"lr": "rate", "weight_decay": "decay", "warmup": "warmup", "augment": "augment"}
 """Training option -> the value of a phase that it is the default of."""
+BATCH_SETTING = "train.batch_size"
 NOBODY = Component(name="")
 """Stands where no backbone could be found, which has been said."""
 
@@ -71,13 +73,19 @@ class Plan:
     trackers: tuple[Component, ...] = ()
 
 
-def make_plan(request: Request, registry: Registry) -> Plan:
+def make_plan(request: Request, registry: Registry, *, choose_batch: Callable[[Plan], int] | None = None) -> Plan:
     """Check everything that can be checked without weights.
+
+    Args:
+        request: what the user asked for.
+        registry: where names are looked up.
+        choose_batch: asked for the batch size where the request leaves it to ``auto``.
 
     Raises:
         UsageError, PluginError: everything wrong with names and options, at once.
         DataError: the data is refused.
     """
+    request, auto = _without_auto(request)
     settings, problems = split_settings(request.settings)
     errors: list[ZooError] = [UsageError(problem) for problem in problems]
     base = request.recipe
@@ -97,6 +105,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     errors += [UsageError(problem) for problem in wrong]
     _check_names(registry, early, head, under_root(settings, "head"), errors)
     trackers = choose_trackers(request.trackers, under_root(settings, "tracker"), registry, errors)
+    if auto and choose_batch is None:
+        errors.append(UsageError("a batch size of auto is for new runs", hint="name a number: --batch-size 64"))
     if errors:
         raise merge_errors(errors)
     source = request.data if request.data is not None else (base.source if base else None)
@@ -110,14 +120,29 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         recipe = dataclasses.replace(recipe, phases=parse_strategy(FIT_STRATEGY))
     if isinstance(source, str | Path):
         recipe = dataclasses.replace(recipe, source=str(source))
-    resolved = resolve_recipe(
-        recipe,
-        registry,
-        suggested_augment=data.suggested_augment or "medium",
-        train_size=len(data.split("train")),
-    )
-    _check_fit(resolved, registry, data)
-    return Plan(recipe=resolved, data=data, source=source, trackers=trackers)
+
+    def resolved(recipe: Recipe) -> Recipe:
+        suggested, count = data.suggested_augment or "medium", len(data.split("train"))
+        return resolve_recipe(recipe, registry, suggested_augment=suggested, train_size=count)
+
+    plan = Plan(recipe=resolved(recipe), data=data, source=source, trackers=trackers)
+    _check_fit(plan.recipe, registry, data)
+    if not auto or choose_batch is None:
+        return plan
+    train = dataclasses.replace(recipe.train, batch_size=choose_batch(plan))
+    return dataclasses.replace(plan, recipe=resolved(dataclasses.replace(recipe, train=train)))
+
+
+def _without_auto(request: Request) -> tuple[Request, bool]:
+    """The request without a batch size of ``auto``, and whether that is what it asks for, last of all."""
+    named = request.train.get("batch_size")
+    texts = [text for text in request.settings if text.partition("=")[0] == BATCH_SETTING]
+    last = texts[-1].partition("=")[2] if texts else named
+    if last != AUTO:
+        return request, False
+    train = {name: value for name, value in request.train.items() if name != "batch_size"}
+    settings = tuple(text for text in request.settings if text not in texts)
+    return dataclasses.replace(request, train=train, settings=settings), True
 
 
 def _check_fit(recipe: Recipe, registry: Registry, data: Dataset) -> None:

@@ -72,7 +72,13 @@ class FinetuneCommand(click.Command):
 @click.option("--no-pretrained", is_flag=True, help="Start from random weights.")
 @click.option("--image-size", type=click.IntRange(min=8), metavar="PX", help="In place of the backbone's own.")
 @click.option("--in-chans", type=click.IntRange(min=1), metavar="N", help="Input channels in place of the backbone's.")
-@click.option("--batch-size", metavar="N", help="Samples a batch; 64 by default.")
+@click.option(
+    "--batch-size",
+    "--batch",
+    "batch_size",
+    metavar="N",
+    help="Samples a batch; 64 by default, auto: the most that fit.",
+)
 @click.option("--lr", metavar="RATE", help="Peak learning rate of every phase.")
 @click.option("--weight-decay", metavar="DECAY", help="Weight decay of every phase.")
 @click.option("--augment", metavar="LEVEL", help="auto, none, light, medium or strong.")
@@ -146,9 +152,9 @@ def finetune(
     from zoo.planning import make_plan
 
     resolve_device(device)
-    plan = make_plan(request, registry)
-    from zoo.cli.plan import print_recipe
+    from zoo.cli.plan import choose_aloud, print_recipe
 
+    plan = make_plan(request, registry, choose_batch=choose_aloud(registry, device, hub, as_json))
     print_recipe(plan, registry, err=as_json)
     from zoo import finetuning
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zoo_registry import Registry
@@ -28,10 +29,21 @@ def show_plan(
     from zoo.cli.preview import print_preview
     from zoo.preview.preview import BATCHES, preview
 
-    plan = make_plan(request, registry)
+    plan = make_plan(request, registry, choose_batch=choose_aloud(registry, device, hub, as_json))
     count = BATCHES if batches is None else batches
     found = preview(plan, registry, device=device, hub=hub, offline=offline, batches=count)
     emit(found.to_json(), as_json, lambda: print_preview(found))
+
+
+def choose_aloud(registry: Registry, device: str, hub: str | None, as_json: bool) -> Callable[[Plan], int]:
+    """For ``--batch-size auto``: the largest batch that fits, which is said."""
+
+    def choose(plan: Plan) -> int:
+        from zoo.preview.batch import choose_batch
+
+        return choose_batch(registry, device=device, hub=hub, say=lambda line: say(line, as_json=as_json))(plan)
+
+    return choose
 
 
 def print_recipe(plan: Plan, registry: Registry, *, err: bool = False) -> None:

@@ -30,10 +30,10 @@ def show_rates(
 ) -> None:
     """Try the rates, write curve and numbers into ``out`` or the current folder, print what they suggest."""
     from zoo.cli.finetune import open_live_reporter
-    from zoo.cli.plan import print_recipe
+    from zoo.cli.plan import choose_aloud, print_recipe
     from zoo.rates.find import find_rates
 
-    plan = make_plan(request, registry)
+    plan = make_plan(request, registry, choose_batch=choose_aloud(registry, device, hub, as_json))
     print_recipe(plan, registry, err=as_json)
     with open_live_reporter(as_json) as reporter:
         found = find_rates(
