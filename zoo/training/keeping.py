@@ -89,7 +89,7 @@ class Keeper:
             InterruptedRunError, RunStoppedError: a signal came, or a data worker died.
         """
         run = self.loop.run
-        if self.checkpoints is not None and run.options.workers:
+        if self.checkpoints is not None and run.workers:
             self.checkpoints.join()  # no process is forked beside a thread
         run.beat, self.stop.waiting = self._beat, True
         try:
