@@ -244,7 +244,7 @@ class InOrder(Sequence[list[Draw]]):
     """
 
     def __init__(self, count: int, batch_size: int) -> None:
-        self.count = count
+        self.total = count
         self.starts = range(0, count, batch_size)
 
     def __len__(self) -> int:
@@ -255,7 +255,7 @@ class InOrder(Sequence[list[Draw]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         start = self.starts[index]
-        return [(i, i) for i in range(start, min(start + self.starts.step, self.count))]
+        return [(i, i) for i in range(start, min(start + self.starts.step, self.total))]
 
 
 def in_order(count: int, batch_size: int) -> Sequence[list[Draw]]:
