@@ -28,8 +28,7 @@ from zoo.recipe.recipe import TrainOptions
 from zoo.training.checkpoint import clone_state
 
 FAST = ("train.precision=bf16", "train.memory_format=channels_last", "train.fused=true")
-EVERYDAY = {"basics/linear", "basics/full", "basics/gradual", "basics/l2-sp", "basics/delta", "basics/distill",
-            "basics/sam", "basics/ema", "basics/swa", "basics/wise-ft", "basics/mixup", "peft/lora"}  # fmt: skip
+EVERYDAY = {"basics/linear", "basics/full", "basics/delta", "basics/sam", "basics/ema", "peft/lora"}
 
 
 def bits(out: Path) -> dict[str, object]:
