@@ -15,7 +15,7 @@ from zoo_registry import BackboneSpec, Weights
 from zoo_timm import making
 from zoo_timm.backbone import build
 from zoo_timm.catalogue import read_catalogue
-from zoo_timm.loading import borrowed, fitting
+from zoo_timm.loading import borrowed, fitting, put
 from zoo_timm.options import TimmOptions
 from zoo_timm.recipe import Recipe, make_recipe
 from zoo_timm.skipping import SkippedInit
@@ -309,6 +309,39 @@ def test_a_tensor_that_stands_twice_in_a_file_is_not_shared_by_the_model():
         model[0].weight.add_(1)
     assert torch.equal(model[1].weight, torch.ones(2, 2))
     assert model[0].bias.dtype == torch.float32
+
+
+class Renamed(nn.Linear):
+    """A layer with its own way of loading."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict[f"{prefix}weight"] = state_dict.pop(f"{prefix}kernel")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def test_tensors_are_put_in_as_torch_assigns_them_or_not_at_all():
+    def layers():
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2, bias=False))
+        model[2].weight.requires_grad_(False)
+        model[1].register_buffer("kept", torch.arange(3), persistent=False)
+        return model
+
+    state = {n: torch.full_like(t, 3) for n, t in layers().state_dict().items()}
+    model, plain = layers(), layers()
+    assert put(model, state)
+    plain.load_state_dict(state, assign=True)
+    assert_same_tensors(model, plain)
+    assert all(t.data_ptr() == state[n].data_ptr() for n, t in model.state_dict().items())
+    assert [type(p) for p in model.parameters()] == [nn.Parameter] * 5
+    before = {n: t.clone() for n, t in (model := layers()).state_dict().items()}
+    assert not put(model, {n: t for n, t in state.items() if n != "1.running_var"})
+    assert not put(model, {**state, "more": torch.zeros(1)})
+    assert not put(model, {**state, "0.bias": torch.zeros(5)})
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert not put(Renamed(2, 2), {"kernel": torch.ones(2, 2), "bias": torch.ones(2)})
+    hooked = layers()
+    hooked.register_load_state_dict_pre_hook(lambda *_: None)
+    assert not put(hooked, state)
 
 
 def test_timm_itself_is_as_it_was_after_a_failure(tmp_path):

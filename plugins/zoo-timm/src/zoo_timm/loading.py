@@ -12,9 +12,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.module import _IncompatibleKeys
 from zoo_registry import IntegrityError, LoadReport
 
 Shape = tuple[int, ...]
+
+_PLAIN_LOADS = (nn.Module._load_from_state_dict, _NormBase._load_from_state_dict)
+"""The second differs from the first for files without ``num_batches_tracked`` alone."""
 
 _patching = threading.RLock()
 _log = logging.getLogger("timm.models._builder")
@@ -63,7 +68,10 @@ def recorded_load(*, assign: bool = False) -> Iterator[dict[str, Tensor]]:
             if not assign or args[1:] or "assign" in kwargs:
                 return original(self, state_dict, *args, **kwargs)
             with torch._C.DisableTorchFunction():  # nothing here for an overriding mode to see, and it costs time
-                return original(self, fitting(self, state_dict), *args, assign=True, **kwargs)
+                fitted = fitting(self, state_dict)
+                if put(self, fitted):
+                    return _IncompatibleKeys([], [])
+                return original(self, fitted, *args, assign=True, **kwargs)
 
         nn.Module.load_state_dict = record
         try:
@@ -87,6 +95,41 @@ def fitting(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found[name] = tensor.clone() if memory in used else tensor  # in-place steps on one would move the other
         used.add(memory)
     return found
+
+
+def put(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Put the tensors of ``state`` into ``model`` as torch's ``assign=True`` does, in a quarter of its time.
+
+    Returns:
+        False, and nothing is done, where names or shapes are not exactly the model's, or a module has its own way.
+    """
+    slots = []
+    for prefix, module in model.named_modules():
+        if not _loads_plainly(module):
+            return False
+        start = f"{prefix}." if prefix else ""
+        slots += [(module._parameters, start, name, value) for name, value in module._parameters.items()]
+        lasting = (item for item in module._buffers.items() if item[0] not in module._non_persistent_buffers_set)
+        slots += [(module._buffers, start, name, value) for name, value in lasting]
+    wanted = {start + name: value for _, start, name, value in slots if value is not None}
+    if wanted.keys() != state.keys() or any(state[name].shape != value.shape for name, value in wanted.items()):
+        return False
+    for place, start, name, value in slots:
+        if isinstance(value, nn.Parameter):
+            place[name] = nn.Parameter(state[start + name], requires_grad=value.requires_grad)
+        elif value is not None:
+            place[name] = state[start + name]
+    return True
+
+
+def _loads_plainly(module: nn.Module) -> bool:
+    kind = type(module)
+    return (
+        kind._load_from_state_dict in _PLAIN_LOADS
+        and kind.set_extra_state is nn.Module.set_extra_state
+        and not module._load_state_dict_pre_hooks
+        and not module._load_state_dict_post_hooks
+    )
 
 
 def borrowed(tensor: Tensor) -> bool:

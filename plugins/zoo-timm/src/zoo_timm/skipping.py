@@ -51,10 +51,10 @@ BLIND = _words(
     __get__ __hash__ __len__ __set__ _is_view _set_grad_enabled data_ptr dim element_size empty empty_like
     get_device is_complex is_contiguous is_floating_point is_inference is_pinned is_shared ndimension nelement
     new_empty new_ones new_zeros numel ones ones_like register_hook requires_grad_ size storage_offset stride
-    untyped_storage zeros zeros_like
+    untyped_storage zeros zeros_like alias detach expand permute squeeze swapaxes t transpose unsqueeze view view_as
     """
 )
-"""Functions whose result does not depend on the values of their tensors (``__get__``, ``__set__``: attributes)."""
+"""Functions whose result does not depend on values (``__get__``, ``__set__``: attributes), or is a view of them."""
 
 EXACT = frozenset({"constant_", "ones_", "zeros_", "eye_", "dirac_"})
 """Functions of ``torch.nn.init`` that draw nothing."""
