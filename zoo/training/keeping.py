@@ -7,14 +7,17 @@ the death of a data worker.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo_registry import RunStoppedError
 
+from zoo.files import write_folder, write_json, write_tensors
 from zoo.training.phase_state import capture
 from zoo.training.signals import Interrupt
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from zoo.training.loop import PhaseLoop
 
 T = TypeVar("T")
+
+STOPPED = "stopped"
+"""Folder beside the checkpoints, with the last finite weights of a run that numbers stopped."""
 
 
 class Keeper:
@@ -124,6 +130,28 @@ class Keeper:
         )
         self.kept, self._clock = place, time.monotonic()
 
+    def keep_finite(self, record: Mapping[str, Any]) -> None:
+        """Keep the weights as the last good step left them, and what is known of the one that stopped the run.
+
+        They lie beside the checkpoints in ``stopped``: no resume starts from them, for statistics of BatchNorm have
+        seen the step that failed; those that are not finite any more are left out.
+        """
+        row = {"event": "stopped", **plain_numbers(record)}
+        self.loop.log.append(row)
+        if self.checkpoints is None:
+            return
+        tensors = self.loop.guard.moving(self.loop.model.state_dict())
+        finite = {name: t.detach().cpu() for name, t in tensors.items() if bool(t.isfinite().all())}
+        lost = sorted(set(tensors) - set(finite))
+
+        def fill(folder: Path) -> None:
+            write_tensors(folder / "weights.safetensors", finite)
+            write_json(folder / "stopped.json", {**row, "left_out": lost})
+
+        with suppress(OSError):  # the reason to stop goes first
+            self.checkpoints.path.mkdir(parents=True, exist_ok=True)
+            write_folder(self.checkpoints.path / STOPPED, fill)
+
     def close(self) -> None:
         """Let the write under way come to its end; what went wrong is not told, for the run has ended already."""
         if self.checkpoints is not None:
@@ -152,3 +180,12 @@ class Keeper:
         self.save(open_epoch=open_epoch)
         if self.stop.requested:
             raise self.stop.error() from None
+
+
+def plain_numbers(value: Any) -> Any:
+    """Nested values for JSON; numbers that are not finite as the words ``nan``, ``inf`` and ``-inf``."""
+    if isinstance(value, Mapping):
+        return {name: plain_numbers(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_numbers(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

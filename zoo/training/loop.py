@@ -35,7 +35,7 @@ from zoo.training.progress import Reporter
 from zoo.training.run import Phase, TrainingRun
 from zoo.training.selection import Selection
 from zoo.training.signals import StopSignal
-from zoo.training.step import StepResult
+from zoo.training.step import NonFiniteError, StepResult
 from zoo.training.streams import check_streams
 from zoo.training.watch import Watch, input_hint
 
@@ -209,7 +209,11 @@ class PhaseLoop:
         run = self.run
         if run.limits.steps:
             self._log_limit()
-        result = self.stepper.take(batches)
+        try:
+            result = self.stepper.take(batches)
+        except NonFiniteError as error:
+            self.keeper.keep_finite(error.record)
+            raise
         self.losses = result.losses
         self.sums["loss"] += result.loss * result.samples
         self.sums["samples"] += result.samples

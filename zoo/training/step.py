@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,18 @@ from zoo.training.schedule import rate_factor
 
 if TYPE_CHECKING:
     from zoo_registry import Strategy
+
+
+class NonFiniteError(RunStoppedError):
+    """Loss, gradient or weights became NaN or infinite.
+
+    Attributes:
+        record: what is known of the step: ``reason``, ``phase``, ``epoch``, ``step`` (from 0), ``losses`` by name,
+            ``gradient_norm`` and that of the step before, ``learning_rate`` (the peak's at this step), ``tensors``
+            whose gradients or weights are not finite.
+    """
+
+    record: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -71,7 +84,7 @@ class Stepper:
             batches: stream -> batch, for each micro-batch; those without a readable ``train`` sample are left out.
 
         Raises:
-            RunStoppedError: loss or gradient is not finite; the weights have not moved.
+            NonFiniteError: loss or gradient; the weights have not moved.
         """
         run, seen = self.run, self.run.seen
         batches = [streams for streams in batches if len(streams["train"])]
@@ -142,12 +155,14 @@ class Stepper:
         return {name: torch.as_tensor(value, device=self.run.device) for name, value in losses.items()}
 
     def _refuse_non_finite(self, losses: Losses, found: Sequence[float], norm: float | None = None) -> None:
-        """Look at the numbers of the losses: of each, and of their sum."""
-        if math.isfinite(sum(found)):
+        """Look at the numbers of the losses, of each and of their sum, and at the norm where it is known."""
+        bad_loss = not math.isfinite(sum(found))
+        if not bad_loss and (norm is None or math.isfinite(norm)):
             return
-        parts = [f"{name} {value:.4g}" for name, value in zip(losses, found, strict=True)]
-        gradient = [] if norm is None else [f"gradient norm {norm:.4g}"]
-        raise self._stopped("the loss is not finite", [*parts, *gradient])
+        named = dict(zip(losses, found, strict=True))
+        gradients = [(n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
+        broken = [name for name, gradient in gradients if not bool(gradient.isfinite().all())]
+        raise self._stopped("the loss is not finite" if bad_loss else "the gradient is not finite", named, norm, broken)
 
     def _nothing_learns(self) -> ZooError:
         return ZooError(
@@ -163,16 +178,30 @@ class Stepper:
         """
         broken = [n for n, p in self.model.named_parameters() if p.requires_grad and not bool(p.isfinite().all())]
         if broken:
-            raise self._stopped("the weights are not finite", [f"the first is {broken[0]!r}"])
+            raise self._stopped("the weights are not finite", {}, None, broken)
 
-    def _stopped(self, what: str, parts: list[str]) -> RunStoppedError:
+    def _stopped(
+        self, what: str, losses: Mapping[str, float], norm: float | None, broken: Sequence[str]
+    ) -> NonFiniteError:
+        """The error, with all that is known of the step, for a person and for the record."""
+        run, before = self.run, self._last_norm
         rate = float(self.phase.recipe.rate or 0) * self.factor()
-        where = f"phase {self.run.phase + 1}, step {self.run.step + 1}"
-        before = [] if self._last_norm is None else [f"gradient norm of the step before {self._last_norm:.4g}"]
-        return RunStoppedError(
-            f"{what} at {where} ({', '.join([*parts, *before, f'learning rate {rate:.3g}'])})",
-            hint="a new run with a lower --lr, or a smaller --set train.clip; checkpoints before this step are kept",
+        parts = [f"{name} {value:.4g}" for name, value in losses.items()]
+        parts += [] if norm is None else [f"gradient norm {norm:.4g}"]
+        parts += [] if before is None else [f"gradient norm of the step before {before:.4g}"]
+        parts += [f"the first of {len(broken)} tensors is {broken[0]!r}"] if broken else []
+        where = f"phase {run.phase + 1}, step {run.step + 1}"
+        error = NonFiniteError(
+            f"{what} at {where} ({', '.join([*parts, f'learning rate {rate:.3g}'])})",
+            hint="a new run with a lower --lr (--recipe takes this run's recipe.toml), or a smaller --set train.clip; "
+            "--resume would come to the same numbers",
         )
+        error.record = {
+            "reason": what, "phase": run.phase, "epoch": run.epoch, "step": run.step, "losses": dict(losses),
+            "gradient_norm": norm, "gradient_norm_before": before, "learning_rates": self.rates(),
+            "learning_rate": rate, "tensors": list(broken),
+        }  # fmt: skip
+        return error
 
     def factor(self) -> float:
         """What the peak rates are multiplied with at ``run.step``."""
@@ -197,9 +226,6 @@ class Stepper:
         gradients = [p.grad for p in learning]
         found, size = read(losses, gradients)
         self._refuse_non_finite(losses, found, size)
-        if not math.isfinite(size):
-            plain = [f"{name} {value:.4g}" for name, value in zip(losses, found, strict=True)]
-            raise self._stopped("the gradient is not finite", [f"gradient norm {size:.4g}", *plain])
         clip = self.run.options.clip
         if clip and clip < size + 1e-6:
             torch._foreach_mul_(gradients, clip / (size + 1e-6))
