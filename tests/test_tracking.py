@@ -217,6 +217,43 @@ def test_the_tensorboard_tracker_conforms(check):
     check()
 
 
+class Nosy(Tracker):
+    """Writes over a file of the run, cannot go on after a kill, and fails at an early end."""
+
+    def begin(self, run):
+        if run.resumed:
+            raise OSError("only once")
+        self.logged = False
+        (run.folder / "metrics.jsonl").write_text("mine")
+
+    def log(self, step, metrics):
+        self.logged = True
+
+    def end(self, status):
+        assert self.logged or status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("check", "factory"),
+    [
+        ("builds_a_tracker", "no_tracker"),
+        ("goes_on_after_a_kill", "nosy"),
+        ("ends_however_the_run_ends", "nosy"),
+        ("leaves_the_run_alone", "nosy"),
+    ],
+)
+def test_the_checks_find_what_is_wrong(check, factory, monkeypatch):
+    from zoo_registry.conformance import tracker_checks
+    from zoo_registry.registry import Entry
+
+    made = SimpleNamespace(nosy=lambda spec, options: Nosy(), no_tracker=lambda spec, options: object())
+    monkeypatch.setitem(sys.modules, "nosy_trackers", made)
+    spec = TrackerSpec(name="nosy", summary="a tracker of a test", factory=f"nosy_trackers:{factory}")
+    entry = Entry("tracker", "own", spec, Plugin(namespace="own", distribution="zoo-own", version="1"))
+    with pytest.raises((AssertionError, OSError)):
+        getattr(tracker_checks, check)(entry)
+
+
 @pytest.fixture
 def with_tensorboard() -> Registry:
     here = tiny_zoo.registry().plugins
