@@ -118,11 +118,12 @@ def digits(asked: argparse.Namespace) -> dict[str, Any]:
     for starter in STARTERS:
         found[starter] = {precision: [] for precision in ("float32", "bf16")}
         for seed in asked.seeds:
+            threads = f"train.threads={asked.threads}"
             for precision, metrics in found[starter].items():
                 with tempfile.TemporaryDirectory() as folder:
                     done = zoo.finetune(
                         asked.data, backbone=starter, strategy=asked.strategy, seed=seed, out=Path(folder) / "run",
-                        device=asked.device, settings=(f"train.precision={precision}",),
+                        device=asked.device, settings=(f"train.precision={precision}", threads),
                     )  # fmt: skip
                 metrics.append(done.metrics["accuracy"])
         found[starter] |= spread(found[starter])

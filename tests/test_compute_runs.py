@@ -24,7 +24,6 @@ from zoo.compute import choose
 from zoo.compute.choose import Choice
 from zoo.compute.path import ComputePath
 from zoo.recipe import read_recipe
-from zoo.recipe.recipe import TrainOptions
 from zoo.training.checkpoint import clone_state
 
 FAST = ("train.precision=bf16", "train.memory_format=channels_last", "train.fused=true")
@@ -248,11 +247,10 @@ def test_on_a_gpu(precision, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     settings = (f"train.precision={precision}", "train.memory_format=channels_last", "train.fused=true")
-    asked = dataclasses.replace(request(None, "whole:2", "norm", *settings))
+    asked = request(None, "whole:2", "norm", *settings)
     registry = tiny_zoo.registry()
     finetuning.start(asked, registry, out=tmp_path / "whole", device="cuda")
     with pytest.raises(Halt):
         finetuning.start(asked, registry, out=tmp_path / "run", device="cuda", reporter=HaltingReporter(5))
     finetuning.resume(registry, out=tmp_path / "run", data=asked.data, device="cuda")
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
-    assert TrainOptions().precision == "auto"
