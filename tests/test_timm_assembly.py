@@ -333,7 +333,8 @@ def test_tensors_are_put_in_as_torch_assigns_them_or_not_at_all():
     assert_same_tensors(model, plain)
     assert all(t.data_ptr() == state[n].data_ptr() for n, t in model.state_dict().items())
     assert [type(p) for p in model.parameters()] == [nn.Parameter] * 5
-    before = {n: t.clone() for n, t in (model := layers()).state_dict().items()}
+    model = layers()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
     assert not put(model, {n: t for n, t in state.items() if n != "1.running_var"})
     assert not put(model, {**state, "more": torch.zeros(1)})
     assert not put(model, {**state, "0.bias": torch.zeros(5)})

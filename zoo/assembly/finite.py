@@ -23,7 +23,7 @@ from zoo.keys import key
 NOTED_FROM = 16 * 2**20
 """Bytes from which on a file's being good is noted; smaller ones are read in a few milliseconds."""
 
-_PIECE = 4 * 2**20
+_PIECE = 2**20
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WHOLE = frozenset({"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 
@@ -78,7 +78,7 @@ def _finite(piece: Tensor | None) -> bool:
 
 
 def _pieces(path: Path) -> Iterator[Tensor | None]:
-    """The floating-point values of a safetensors file, a few MiB at a time, in one buffer that is used again."""
+    """The floating-point values of a safetensors file, a MiB at a time, in one buffer that is used again."""
     buffer = bytearray(_PIECE)
     with path.open("rb", buffering=0) as stream:
         start = 8 + int.from_bytes(stream.read(8), "little")

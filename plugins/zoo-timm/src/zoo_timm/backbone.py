@@ -63,6 +63,8 @@ def build(
     backbone = TimmBackbone(recipe, features, weights=weights, license=license)
     if options.grad_checkpointing:
         backbone.checkpoint_gradients()
+    if dtype is None and torch.device(device).type == "cpu":  # where it was made
+        return backbone
     return backbone.to(device=device, dtype=dtype)
 
 
