@@ -42,8 +42,12 @@ def open_files(paths: Paths, *, follow_links: bool = False) -> Split:
 
 def file_stream() -> Split:
     """A split of whatever files will be asked for: they are their own indices. It has no length and keeps nothing."""
-    own = _Endless(lambda name: name)
-    return Split(name="files", ids=own, sources=own, sizes=_Endless(lambda _: 0), cache_bytes=0)
+    own = _Endless(str)
+    return Split(name="files", ids=own, sources=own, sizes=_Endless(_unknown), cache_bytes=0)
+
+
+def _unknown(name: str) -> int:
+    return 0
 
 
 class _Endless(Sequence[Any]):

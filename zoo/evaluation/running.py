@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TIMED = 2
 """Batches that are loaded in this process and timed before it is decided how many others to start."""
 
+SHORT = 1.0
+"""Seconds of loading ahead below which no process is started: to start some and to end them takes a tenth of it."""
+
 Plan = Iterable[Sequence[Draw]]
 
 
@@ -51,7 +54,7 @@ def _batches(split: Split, pipeline: Pipeline, plan: Plan, workers: int) -> Iter
 
 def _choosing(split: Split, pipeline: Pipeline, plan: Iterator[Sequence[Draw]]) -> Iterator[LoadedBatch]:
     """The first batches from this process, the others from as many as these have shown to pay."""
-    from zoo.data.supply import SHORT, core_count, worker_count
+    from zoo.data.supply import core_count, worker_count
 
     load = work = 0.0
     first = list(islice(plan, TIMED))
@@ -70,7 +73,8 @@ def _choosing(split: Split, pipeline: Pipeline, plan: Iterator[Sequence[Draw]]) 
         if samples >= enough:
             break
     if ahead:
-        workers = worker_count(load, work, samples, device=pipeline.device.type, cores=core_count())
+        kind = pipeline.device.type
+        workers = worker_count(load, work, samples, device=kind, cores=core_count(), short=SHORT)
         yield from _batches(split, pipeline, chain(ahead, plan), workers)
 
 
