@@ -206,7 +206,7 @@ def draw(parts: dict[str, list[dict]], path: Path) -> None:
             axis.set(xscale="log", yscale="log", xlabel=part, ylabel=unit)
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=70)
 
 
 def report(value: dict, command: str) -> str:

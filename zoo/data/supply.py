@@ -42,7 +42,7 @@ def worth_workers(load: float, samples: int) -> bool:
     return load * samples >= SHORT
 
 
-def worker_count(load: float, step: float, samples: int, *, device: str, cores: int, short: float = SHORT) -> int:
+def worker_count(load: float, step: float, samples: int, *, device: str, cores: int, short: float | None = None) -> int:
     """Processes that load, chosen so that steps do not wait; 0 loads between the steps.
 
     Args:
@@ -51,9 +51,9 @@ def worker_count(load: float, step: float, samples: int, *, device: str, cores: 
         samples: samples that the run loads in all.
         device: ``cpu`` shares its cores with the workers, others do not.
         cores: that this process may use.
-        short: seconds of loading below which no process is started.
+        short: seconds of loading below which no process is started, :data:`SHORT` by default.
     """
-    if load * samples < short or load < LITTLE * step:
+    if load * samples < (SHORT if short is None else short) or load < LITTLE * step:
         return 0
     if device == "cpu":  # all cores are busy either way: a sample takes step + load / cores, one worker gives 1 / load
         return max(1, math.ceil(min(load / (step + load / cores), cores, MOST)))
