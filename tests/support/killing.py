@@ -146,7 +146,7 @@ def run(
     process = begin(
         out, resuming=resuming, point=point, workers=workers, settings=settings, data=data, recipe=recipe, device=device
     )
-    process.join(120)
+    process.join(300)
     assert process.exitcode is not None, "the run does not end"
     return process.exitcode
 
