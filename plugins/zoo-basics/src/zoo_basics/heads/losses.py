@@ -9,6 +9,8 @@ from torch import Tensor
 
 def at_least_float32(values: Tensor) -> Tensor:
     """``values`` in float32, or in float64 where they are: losses and scores of half precision lose too much."""
+    if values.dtype in (torch.float32, torch.float64):
+        return values
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
