@@ -42,7 +42,6 @@ class Keeper:
 
     def __init__(self, loop: PhaseLoop) -> None:
         self.loop, self.stop, self.checkpoints = loop, loop.stop, loop.checkpoints
-        self.every = loop.run.options.checkpoint_every
         self.kept = (0, False)
         self._clock = time.monotonic()
 
@@ -159,7 +158,8 @@ class Keeper:
                 self.checkpoints.join()
 
     def _due(self) -> bool:
-        return self.every > 0 and time.monotonic() - self._clock >= self.every
+        every = self.loop.run.options.checkpoint_every
+        return every > 0 and time.monotonic() - self._clock >= every
 
     def _beat(self) -> None:
         """A batch of an evaluation is done: a long one is no reason to keep nothing meanwhile."""
