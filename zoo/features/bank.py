@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 KEEP_SECONDS = 1.0
 """A pass that took less is not worth a file, where the recipe does not ask for one."""
+Pass = Callable[[int], dict[str, Entry]]
 EXACT = "eval"
 """The name of the evaluation view."""
 
@@ -76,6 +77,7 @@ class FeatureBank:
     Attributes:
         note: told, in words, where features came from.
         beat: called after each batch of a pass.
+        fit: calls a pass with a number of samples at once, or with fewer where memory does not suffice.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class FeatureBank:
         self.store = FeatureStore(limit) if mode in ("auto", "disk") and limit > 0 else None
         self.note: Callable[[str], None] = lambda text: None
         self.beat: Callable[[int], None] | None = None
+        self.fit: Callable[[Pass, int], dict[str, Entry]] = lambda work, size: work(size)
         self._memory: dict[tuple[str, int, str], Entry] = {}
         self._pools: dict[tuple[str, ...], Pool] = {}
         self._told: set[str] = set()
@@ -170,23 +173,30 @@ class FeatureBank:
     def _compute(self, backbone: nn.Module, known: str | None, missing: list[Asked]) -> dict[str, Entry]:
         """One pass for all of them; what it finds is stored."""
         begun, clock, first = time.time(), time.monotonic(), missing[0]
+        sizes: list[int] = []
+
+        def work(batch: int) -> dict[str, Entry]:
+            sizes.append(batch)
+            views = {asked.view: asked.transform for asked in missing}
+            return compute(
+                backbone, first.pool.split, self.pipeline, views, layout=self._layout(backbone), batch=batch,
+                seed=first.seed, short_edge=first.short_edge, workers=self.workers(), progress=self.beat,
+            )  # fmt: skip
+
         modes = {module: module.training for module in backbone.modules()}
         backbone.eval()
         try:
-            found = compute(
-                backbone, first.pool.split, self.pipeline, {asked.view: asked.transform for asked in missing},
-                layout=self._layout(backbone), seed=first.seed, short_edge=first.short_edge, workers=self.workers(),
-                progress=self.beat,
-            )  # fmt: skip
+            found = self.fit(work, batch_of(self.pipeline.device))
         finally:
             for module, mode in modes.items():
                 module.training = mode
         spent = time.monotonic() - clock
         words = first.words if len(missing) == 1 else f", {len(missing)} augmented views of each,"
         kept = ""
-        if known is not None and (self.mode == "disk" or spent >= KEEP_SECONDS):
-            sizes = [self._keep(backbone, known, asked, found[asked.view], begun) for asked in missing]
-            kept = f", {sum(sizes) / 1e6:.1f} MB kept for other runs" if sum(sizes) else ""
+        usual = sizes[-1] == batch_of(self.pipeline.device)  # others have other last bits
+        if usual and known is not None and (self.mode == "disk" or spent >= KEEP_SECONDS):
+            taken = sum(self._keep(backbone, known, asked, found[asked.view], begun) for asked in missing)
+            kept = f", {taken / 1e6:.1f} MB kept for other runs" if taken else ""
         self.note(f"features of {self._count(first)}{words} computed in {spent:.1f} s{kept}")
         return found
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from zoo.compute.layout import place_input
 from zoo.data.loader import ViewLoader, in_order
 from zoo.evaluation.predictions import join_features
 from zoo.features.store import Entry
@@ -39,6 +39,16 @@ def layout_of(backbone: nn.Module) -> str:
     return "channels_last" if convolutions > 1 and convolutions > linears else "contiguous"
 
 
+@contextmanager
+def laid_out(pipeline: Pipeline, layout: str) -> Iterator[None]:
+    """The pipeline makes images of this layout for a while."""
+    before, pipeline.memory_format = pipeline.memory_format, layout
+    try:
+        yield
+    finally:
+        pipeline.memory_format = before
+
+
 def compute(
     backbone: nn.Module,
     split: Split,
@@ -46,6 +56,7 @@ def compute(
     views: Mapping[str, Any],
     *,
     layout: str,
+    batch: int,
     seed: int = 0,
     short_edge: int | None = None,
     workers: int = 0,
@@ -59,6 +70,7 @@ def compute(
         pipeline: of the backbone's input.
         views: name -> transform; what one draws depends on the seed, its name and the sample's place alone.
         layout: of the images, ``contiguous`` or ``channels_last``.
+        batch: samples at once.
         seed: of the draws.
         short_edge: large images may be decoded so small; None reads them exactly.
         workers: processes that decode.
@@ -68,13 +80,13 @@ def compute(
     rows: list[int] = []
     reasons: dict[str, str] = {}
     loading: dict[str, Any] = {"seed": seed, "stream": STREAM, "workers": workers, "short_edge": short_edge}
-    with ViewLoader(split, views, **loading, **pipeline.loader_options) as loader:
-        for loaded in loader.batches(in_order(len(split), batch_of(pipeline.device))):
+    with laid_out(pipeline, layout), ViewLoader(split, views, **loading, **pipeline.loader_options) as loader:
+        for loaded in loader.batches(in_order(len(split), batch)):
             reasons |= {row.id: row.reason for row in loaded.bad}
             rows += loaded.ids
             for name, view in loaded.views.items():
                 with torch.no_grad():
-                    parts[name].append(backbone(place_input(pipeline.feed(view), layout)))
+                    parts[name].append(backbone(pipeline.feed(view)))
             if progress is not None:
                 progress(len(loaded.ids) + len(loaded.bad))
     bad = [(place, reasons[name]) for place, name in enumerate(split.ids) if name in reasons] if reasons else []

@@ -15,6 +15,7 @@ import platform
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,15 +119,19 @@ def _processor() -> str:
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
-    import torchvision
-    from PIL import __version__ as pillow
-
     import zoo
 
     data = Path(zoo.__file__).parent / "data"
     code = hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(data.glob("*.py"))))
-    words = (zoo.__version__, torch.__version__, torchvision.__version__, pillow, code.hexdigest())
-    return words
+    others = (_version(name) for name in ("torchvision", "pillow", "numpy"))  # importing them all takes seconds
+    return (zoo.__version__, torch.__version__, *others, code.hexdigest())
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def sample_hashes(split: Split) -> list[bytes] | None:

@@ -71,8 +71,6 @@ def train(
     for line in damaged:
         reporter.note(line)
     run.note = reporter.note
-    if run.bank is not None:
-        run.bank.note = reporter.note
     if resumed is None:
         log.truncate(0)
     first = resumed.phase if resumed is not None else 0

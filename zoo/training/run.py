@@ -122,6 +122,8 @@ class TrainingRun:
             limit=round(options.features_gb * 1e9), apart=options.views > 0, workers=lambda: self.workers,
         )  # fmt: skip
         bank.beat = self._progressed
+        bank.note = lambda text: self.note(text)
+        bank.fit = lambda work, size: fitting(work, self.limits, self.note, phase=self.phase, step=self.step, size=size)
         return bank
 
     def settle(self, path: ComputePath) -> None:
