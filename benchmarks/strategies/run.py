@@ -59,7 +59,7 @@ def _telling(way: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def drop_old(path: Path) -> None:
-    """Keep the newest row of each cell; not while another process appends to the file."""
+    """Keep the newest row of each cell that is in the table; not while another process appends to the file."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,7 +67,8 @@ def drop_old(path: Path) -> None:
             print("another process measures: old rows stay in the file", file=sys.stderr)
             return
         rows = read_rows(path)
-        newest = {key(row): row for row in rows}
+        asked = set(cells())
+        newest = {key(row): row for row in rows if key(row)[:3] in asked}
         if len(newest) < len(rows):
             write_rows(path, newest.values())
 
