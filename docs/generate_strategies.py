@@ -162,7 +162,7 @@ def _measured(name: str) -> list[str]:
     ways = dict.fromkeys(way for task in found["draws"].values() for way in task.get(name, {}))
     cells = [[_mean(found, task, name, way, metric) for task, metric in columns] for way in ways]
     heads = [task if metric == "accuracy" else f"{task}, {metric}" for task, metric in columns]
-    rows = [[f"`{way}`", *row, _share(found, name, way)] for way, row in zip(ways, cells, strict=True)]
+    rows = [[way, *row, _share(found, name, way)] for way, row in zip(ways, cells, strict=True)]
     return _table(["", *heads, "parameters that learn"], rows)
 
 

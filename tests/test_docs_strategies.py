@@ -114,8 +114,8 @@ def test_measured_numbers_are_means_over_the_draws(generator, tmp_path, monkeypa
         [*generator._measured("claims"), *generator._measured("cnn"), *generator._measured_lines("linear")]
     )
     assert "| it helps | shown | 0 or more |" in text
-    assert "| `full` | 0.920 | 0.600 |  |  | 100.00% |" in text
-    assert "| `linear` | 0.805 |  |  |  | 1.50% |" in text
+    assert "| full | 0.920 | 0.600 |  |  | 100.00% |" in text
+    assert "| linear | 0.805 |  |  |  | 1.50% |" in text
     assert "- Measured on `starter/cnn`: ten labels 0.805 (`full` 0.920)." in text
     monkeypatch.setattr(generator, "RESULTS", tmp_path / "nothing.json")
     assert generator._measured("cnn") == [f"Not measured yet: `{generator.COMMAND}` does it."]

@@ -15,6 +15,7 @@ from zoo_registry.specs import Defaults
 
 from zoo.planning import Request, make_plan
 from zoo.recipe import Component, PhaseRecipe, Recipe, TrainOptions, parse_strategy, read_recipe, write_recipe
+from zoo.recipe.rates import scaled_rate
 from zoo.recipe.resolve import default_backbone, default_head, merge_errors, resolve_recipe
 from zoo.recipe.settings import apply_strategy_settings, split_settings
 from zoo.recipe.toml import recipe_from_dict, recipe_to_dict
@@ -200,6 +201,16 @@ def test_a_resolved_recipe_has_full_names_and_every_default():
     assert (linear.rate, linear.decay, linear.warmup) == (spec.defaults.rate, spec.defaults.decay, spec.defaults.warmup)
     assert (linear.epochs, full.epochs) == (spec.defaults.epochs, 10)
     assert (linear.augment, full.augment) == ("none", "medium")  # features of a frozen backbone may be cached
+
+
+@pytest.mark.parametrize(
+    ("parameters", "strategy", "factor"),
+    [(None, "full", 1), (747_000, "full", 1), (85_800_000, "full", 0.108), (85_800_000, "l2-sp", 0.108),
+     (85_800_000, "linear", 1), (25_500_000, "partial", 0.198)],
+)  # fmt: skip
+def test_a_default_rate_falls_with_the_size_of_a_backbone_that_learns(parameters, strategy: str, factor: float):
+    spec = REGISTRY.strategy(strategy).spec
+    assert scaled_rate(0.01, [spec], parameters) == pytest.approx(0.01 * factor, rel=0.03)
 
 
 def test_resolving_twice_changes_nothing():

@@ -43,8 +43,8 @@ class Claim:
         if not known:
             return "not measured"
         if len(held) == len(known):
-            return "shown" if len(known) > 1 else f"shown (on `{held[0]}`, the only one that can)"
-        return f"shown on `{held[0]}` alone" if held else "not shown"
+            return "shown" if len(known) > 1 else f"shown (on `starter/{held[0]}`, the only one that can)"
+        return f"shown on `starter/{held[0]}` alone" if held else "not shown"
 
 
 def _gain(table: Table, starter: str) -> Finding:

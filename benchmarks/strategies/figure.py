@@ -53,7 +53,7 @@ def _curves(axis: Any, table: Table, starter: str) -> None:
     axis.grid(axis="y", alpha=0.3)
     axis.set_xlabel("labels a class")
     axis.set_title(f"digits, starter/{starter}: accuracy")
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.5))
 
 
 def _bars(axis: Any, table: Table) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -41,6 +42,7 @@ def measure(tasks: list[Task], path: Path, jobs: int) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     failed, began = 0, time.monotonic()
     with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # nobody writes the file anew meanwhile
         for done, (row, problem) in enumerate(_results(tasks, jobs), 1):
             if row is None:
                 failed += 1

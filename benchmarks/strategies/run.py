@@ -9,6 +9,7 @@ no GPU. ``tune.py`` says where the defaults come from.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
 from pathlib import Path
@@ -58,11 +59,18 @@ def _telling(way: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def drop_old(path: Path) -> None:
-    """Keep the newest row of each cell. Not while another process appends to the file."""
-    rows = read_rows(path)
-    newest = {key(row): row for row in rows}
-    if len(newest) < len(rows):
-        write_rows(path, newest.values())
+    """Keep the newest row of each cell that is in the table; not while another process appends to the file."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another process measures: old rows stay in the file", file=sys.stderr)
+            return
+        rows = read_rows(path)
+        asked = set(cells())
+        newest = {key(row): row for row in rows if key(row)[:3] in asked}
+        if len(newest) < len(rows):
+            write_rows(path, newest.values())
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from zoo_registry import Column, Entry, Registry, StrategySpec, UsageError, ZooE
 from zoo_registry.options import check_options, options_to_dict
 from zoo_registry.strategy import cacheable, order_problems
 
+from zoo.recipe.rates import scaled_rate
 from zoo.recipe.recipe import AUGMENTS, Component, PhaseRecipe, Recipe, TrainOptions
 
 DEFAULT_STRATEGY = "linear,full"
@@ -63,7 +64,8 @@ def resolve_recipe(
     phases: list[PhaseRecipe] = []
     if not errors:
         per_epoch = -(-train_size // (recipe.train.batch_size * recipe.train.accumulate))
-        phases = _resolve_phases(recipe, entries, errors, suggested_augment, per_epoch)
+        parameters = registry.backbone(backbone.name).spec.parameters
+        phases = _resolve_phases(recipe, entries, errors, suggested_augment, per_epoch, parameters)
         errors += _fit_problems(registry, backbone.name, head.name, entries)
         errors += _delta_problems(entries)
         errors += _view_problems(recipe.train, phases, entries)
@@ -122,7 +124,12 @@ def _phase_entries(phase: PhaseRecipe, registry: Registry, errors: list[ZooError
 
 
 def _resolve_phases(
-    recipe: Recipe, entries: list[list[Entry[StrategySpec]]], errors: list[ZooError], suggested: str, per_epoch: int
+    recipe: Recipe,
+    entries: list[list[Entry[StrategySpec]]],
+    errors: list[ZooError],
+    suggested: str,
+    per_epoch: int,
+    parameters: int | None,
 ) -> list[PhaseRecipe]:
     open_phases = [
         i
@@ -140,7 +147,7 @@ def _resolve_phases(
     for index, (phase, parts) in enumerate(zip(recipe.phases, entries, strict=True)):
         asked = recipe.train.epochs if open_phases and index == open_phases[-1] else None
         where = f"phase {index + 1}"
-        resolved.append(_resolve_phase(phase, parts, recipe, asked, suggested, where, errors, per_epoch))
+        resolved.append(_resolve_phase(phase, parts, recipe, asked, suggested, where, errors, per_epoch, parameters))
     return resolved
 
 
@@ -153,6 +160,7 @@ def _resolve_phase(
     where: str,
     errors: list[ZooError],
     per_epoch: int,
+    parameters: int | None,
 ) -> PhaseRecipe:
     components = []
     for component, entry in zip(phase.strategies, parts, strict=True):
@@ -189,7 +197,7 @@ def _resolve_phase(
         strategies=tuple(components),
         epochs=None if phase.steps is not None or still else int(length),
         steps=0 if still else phase.steps,
-        rate=_first(values["rate"], recipe.train.lr, defaults["rate"]),
+        rate=_first(values["rate"], recipe.train.lr, scaled_rate(defaults["rate"], specs, parameters)),
         decay=_first(values["decay"], recipe.train.weight_decay, defaults["decay"]),
         warmup=_first(values["warmup"], recipe.train.warmup, defaults["warmup"]),
         augment=augment,

@@ -236,7 +236,8 @@ class Defaults:
     """Good defaults of a tuning strategy, used where the recipe is silent.
 
     Attributes:
-        rate: peak learning rate of AdamW at the reference batch of 64.
+        rate: peak learning rate of AdamW for a backbone of up to a million parameters; where the backbone learns, the
+            application takes a smaller one for larger backbones.
         decay: weight decay.
         warmup: share of the phase's steps spent warming up.
         epochs: epochs of a phase that names none.

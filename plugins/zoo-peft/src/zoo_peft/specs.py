@@ -41,7 +41,7 @@ STRATEGIES: tuple[StrategySpec, ...] = (
         options="zoo_peft.options:Ia3Options",
         needs=_NEEDS,
         touches=_TOUCHES,
-        defaults=Defaults(rate=5e-3, decay=0.0, warmup=0.1, epochs=10),
+        defaults=Defaults(rate=3e-3, decay=0.0, warmup=0.1, epochs=10),
         paper=Paper(
             title="Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
             year=2022,

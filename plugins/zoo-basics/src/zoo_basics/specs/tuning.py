@@ -33,7 +33,7 @@ _ULMFIT = Paper(
 )
 
 EVERYTHING = Defaults(rate=1e-3, decay=0.05, warmup=0.1, epochs=10)
-"""Where everything learns, or the last blocks do; also of a phase without a tuning strategy, which is as ``full``."""
+"""Where everything learns; also of a phase without a tuning strategy, which is as ``full``."""
 
 TUNING = (
     StrategySpec(
@@ -58,7 +58,7 @@ TUNING = (
         options="zoo_basics.options.tuning:PartialOptions",
         needs=frozenset({"blocks"}),
         touches=frozenset({"backbone"}),
-        defaults=EVERYTHING,
+        defaults=Defaults(rate=3e-3, decay=0.05, warmup=0.1, epochs=10),
         paper=_YOSINSKI,
     ),
     StrategySpec(
