@@ -126,7 +126,7 @@ MOMENTS = {
     "while a checkpoint takes its name": Point("zoo.files:sync", 22, signal=signal.SIGTERM),
     "in an evaluation": Point(EVALUATED, 3, signal=signal.SIGTERM),
     "in the last phase's end": Point("zoo.training.loop:PhaseLoop._finish", 2, signal=signal.SIGTERM),
-    "in the final evaluation": Point("zoo.finetuning:report_columns", 1, signal=signal.SIGTERM),
+    "in the final evaluation": Point("zoo.concluding:report_columns", 1, signal=signal.SIGTERM),
     "while the bundle is written": Point("zoo.bundle.write:write_json", 1, signal=signal.SIGTERM),
 }
 EVERYDAY = ("while a checkpoint is written",)

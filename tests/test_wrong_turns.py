@@ -126,8 +126,8 @@ TURNS = {
     "resume without a folder": Turn("finetune --resume", 2, ("--resume",), ("--out RUN",)),
     "resume without a run": Turn("finetune --resume --out nowhere", 2, ("'nowhere'",), ("--out",)),
     "resume of a finished run": Turn("finetune --resume --out {run}", 6, ("finished",), ("zoo evaluate",), "conflict"),
-    "resume by another recipe": Turn(
-        "finetune --resume --out {run} --lr 1 --set train.clip=1", 2, ("--lr", "--set"), ("--recipe",)
+    "resume of a finished run by another recipe": Turn(
+        "finetune --resume --out {run} --lr 1 --set train.clip=1", 6, ("finished",), ("zoo evaluate",), "conflict"
     ),
     "a recipe that is not there": Turn(START + "--recipe nothing.toml", 2, ("'nothing.toml'",), ("recipe.toml",)),
     "a recipe that is no TOML": Turn(START + "--recipe {places}/broken.toml", 2, ("broken.toml",), ("recipe.toml",)),

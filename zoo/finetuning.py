@@ -15,19 +15,16 @@ from zoo_registry import Registry, UsageError
 from zoo_registry.options import parse_options
 from zoo_registry.strategy import compose
 
-from zoo.adapting import find_adapter
 from zoo.assembly.assemble import Assembled, assemble_model
 from zoo.assembly.model import TransferModel
-from zoo.bundle.write import Findings, write_bundle
 from zoo.compute.choose import choose_path
-from zoo.compute.layout import place
 from zoo.compute.path import check_path, settled
+from zoo.concluding import write_result
 from zoo.data.dataset import Dataset
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
-from zoo.evaluation.predictions import predict_features
-from zoo.evaluation.report import Report, report_columns
-from zoo.files import remove_leftovers, write_json
+from zoo.evaluation.report import Report
+from zoo.files import remove_leftovers
 from zoo.planning import Plan, Request, make_plan
 from zoo.recipe import Recipe, read_recipe, write_recipe
 from zoo.recipe.toml import recipe_to_dict
@@ -266,10 +263,13 @@ def _execute(
             checkpoints = CheckpointFolder(folder.checkpoints)
             machine = MetricsLog(folder.machine)
             train(run, log=log, checkpoints=checkpoints, reporter=reporter, stop=stop, machine=machine)
-            result = _conclude(run, log, assembled, recipe, registry, folder, reporter)
-            tracking.final(result.metrics)
+            reports, chosen = write_result(run, log, assembled, recipe, registry, folder, reporter)
+            metrics = reports[chosen].metrics
+            tracking.final(metrics)
             tracking.figures({path.stem: path for path in (folder.curves, *sorted(folder.model.glob("*.png")))})
-            return result
+            return FinetuneResult(
+                run=folder.path, model=folder.model, metrics=metrics, split=chosen, reports=reports, recipe=recipe
+            )
 
 
 def _make_run(
@@ -350,87 +350,3 @@ def _open_folder(folder: RunFolder, recipe: Recipe, data: Dataset, device: torch
             shutil.rmtree(folder.path, ignore_errors=True)
         reason = f"cannot write to {str(folder.path)!r}: {error.strerror}"
         raise UsageError(reason, hint="choose another --out") from error
-
-
-def _conclude(
-    run: TrainingRun,
-    log: MetricsLog,
-    assembled: Assembled,
-    recipe: Recipe,
-    registry: Registry,
-    folder: RunFolder,
-    reporter: Reporter,
-) -> FinetuneResult:
-    """Evaluate the final model, write figures and bundle."""
-    run.model.eval()
-    options = run.options
-    run.bad.allowed = None  # the limit is for training; here every unreadable image is listed
-    reports: dict[str, Report] = {}
-    reporter.doing("evaluating the result")
-    for name in ("val", "test"):
-        if name in run.data.splits:
-            split = run.data.split(name)
-            if run.rested and run.bank is not None:
-                rows = run.bank.exact(run.model.backbone, name).picked()
-                found = predict_features(run.model, split, *rows, batch_size=options.batch_size)
-            else:
-                found = run.predict(name)
-            run.bad.add(found.bad)
-            reports[name] = report_columns(run.data.columns, found, split)
-    chosen = "test" if "test" in reports else "val"
-    reporter.doing("writing the model")
-    write_json(folder.report, {name: report.to_json() for name, report in reports.items()})
-    figures = draw_figures(reports[chosen], run)
-    if any(row.get("event") == "epoch" for row in log.content):
-        from zoo.evaluation.curves import curves_figure
-
-        curves_figure(log.content, folder.curves)
-    place(run.model, "contiguous")
-    adapter, notes = find_adapter(run, assembled, recipe, registry)
-    notes = (*notes, *kept_samples(run.model.head))
-    for note in notes:
-        reporter.note(note)
-    findings = Findings(
-        metrics={name: report.metrics for name, report in reports.items()},
-        data=describe_data(run.data),
-        figures=figures,
-        notes=notes,
-    )
-    write_bundle(folder.model, assembled, recipe, findings, registry, adapter)
-    return FinetuneResult(
-        run=folder.path,
-        model=folder.model,
-        metrics=reports[chosen].metrics,
-        split=chosen,
-        reports=reports,
-        recipe=recipe,
-    )
-
-
-def kept_samples(head: Any) -> tuple[str, ...]:
-    """A line where the head holds the training samples themselves: who gets the model gets them."""
-    names = [name for name in getattr(head, "data_sized", ()) if name in head.state_dict()]
-    count = len(head.state_dict()[names[0]]) if names else 0
-    return (f"The head holds the features of {count} training samples; they are published with it.",) if count else ()
-
-
-def draw_figures(report: Report, run: TrainingRun) -> dict[str, Any]:
-    """File name -> function that draws the figure there."""
-    from zoo.evaluation.figures import confusion_figure
-
-    figures: dict[str, Any] = {}
-    for column in run.data.columns:
-        found = report.columns[column.name]
-        confusion = found.confusion
-        if confusion is not None:
-            name = "confusion.png" if len(run.data.columns) == 1 else f"confusion_{column.name}.png"
-            figures[name] = lambda path, m=confusion, c=column.classes, a=found.abstained: confusion_figure(
-                m, c, path, abstained=a
-            )
-    return figures
-
-
-def describe_data(data: Dataset) -> dict[str, Any]:
-    """What ``zoo.json`` and the card say of the data."""
-    counts = {name: len(split) for name, split in data.splits.items()}
-    return {**data.description, "fingerprint": data.fingerprint, "splits": counts}

@@ -75,7 +75,7 @@ MORE_POINTS = {
     "after the first phase was finished": Point("zoo.training.loop:refuse_foreign", 1),
     "after the second phase was finished": Point("zoo.training.loop:refuse_foreign", 2),
     "while the second phase is prepared": Point("zoo.training.loop:prepare_phase", 2),
-    "before the final evaluation": Point("zoo.finetuning:predict_split", 1),
+    "before the final evaluation": Point("zoo.concluding:evaluate_result", 1),
     "while the bundle is written": Point("zoo.bundle.write:write_json", 1, after=True),
 }
 
