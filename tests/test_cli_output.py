@@ -240,6 +240,7 @@ def test_durations(seconds: float, text: str):
 
 def _walk(reporter: LineReporter) -> None:
     reporter.begin_phase(0, 1, "full:2", 4)
+    reporter.begun -= 20.0  # as if the steps had taken so long
     for step in range(1, 3):
         reporter.step(step, 0, 0.5, 8)
     reporter.epoch({"epoch": 0, "step": 2, "train_loss": 0.5, "val": {"accuracy": 0.75, "nll": 0.6}})
@@ -250,12 +251,13 @@ def test_progress_lines_show_loss_metric_speed_and_time_left(capsys: pytest.Capt
     _walk(LineReporter())
     text = capsys.readouterr().out
     assert "phase 1 of 1: full:2 (4 steps)" in text
-    assert re.search(r"epoch 1, loss 0\.5000, accuracy 0\.7500, \d+ samples/s, \d+ s left", text)
+    assert re.search(r"epoch 1/2, loss 0\.5000, accuracy 0\.7500, \d+ samples/s, 20 s left", text)
 
 
-def test_the_bar_shows_loss_metric_and_speed():
+def test_the_bar_shows_loss_metric_and_speed(monkeypatch: pytest.MonkeyPatch):
     from rich.console import Console
 
+    monkeypatch.setattr("zoo.cli.progress.SHOWN_EVERY", 0.0)
     bar = BarReporter()
     bar.progress.live.console = bar.console = Console(
         file=io.StringIO(), force_terminal=True, width=110, highlight=False
@@ -263,7 +265,7 @@ def test_the_bar_shows_loss_metric_and_speed():
     _walk(bar)
     task = bar.progress.tasks[0]
     assert (task.completed, task.total) == (3, 4)
-    assert re.fullmatch(r"loss 0\.250  accuracy 0\.7500  \d+ samples/s", task.fields["detail"])
+    assert re.fullmatch(r"loss 0\.475  accuracy 0\.7500  [\d,]+ samples/s  \d+ s left", task.fields["detail"])
     assert "epoch 1" in bar.console.file.getvalue()
 
 
