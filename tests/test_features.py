@@ -379,3 +379,14 @@ def test_views_where_they_make_no_sense_are_refused(images, tmp_path, settings, 
     with pytest.raises(UsageError, match=said):
         start(tmp_path / "a", request(images, strategy, "norm", *settings, train={"augment": augment}))
     assert not (tmp_path / "a").exists()
+
+
+def test_bf16_features_are_kept_apart_and_final_metrics_stay_float32(cache, images, tmp_path):
+    run_on(images, tmp_path / "a", "train.features=disk")
+    lines = run_on(images, tmp_path / "b", "train.features=disk", "train.features_precision=bf16")
+    assert [line.split(" computed")[0] for line in lines] == ["features of 41 images"]  # test is evaluated as ever
+    a, b = (make_run([], open_data(images), features_precision=name) for name in ("float32", "bf16"))
+    exact, rounded = a.extract_rows(a.model)[0], b.extract_rows(b.model)[0]
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.02)

@@ -72,6 +72,7 @@ class FeatureBank:
         mode: ``auto`` and ``disk`` keep on the disk and in memory, ``memory`` in memory alone.
         limit: bytes on the disk.
         apart: whether ``train`` and ``val`` are passed over apart, for a run that trains on augmented views.
+        precision: of the passes, ``float32`` or ``bf16``.
         workers: asked for the number of processes that decode.
 
     Attributes:
@@ -90,10 +91,11 @@ class FeatureBank:
         mode: str = "auto",
         limit: int = 0,
         apart: bool = False,
+        precision: str = "float32",
         workers: Callable[[], int] = lambda: 0,
     ) -> None:
         self.pipeline, self.data, self.bad, self.seed, self.mode = pipeline, data, bad, seed, mode
-        self.apart, self.workers = apart, workers
+        self.apart, self.precision, self.workers = apart, precision, workers
         self.store = FeatureStore(limit) if mode in ("auto", "disk") and limit > 0 else None
         self.note: Callable[[str], None] = lambda text: None
         self.beat: Callable[[int], None] | None = None
@@ -180,7 +182,8 @@ class FeatureBank:
             views = {asked.view: asked.transform for asked in missing}
             return compute(
                 backbone, first.pool.split, self.pipeline, views, layout=self._layout(backbone), batch=batch,
-                seed=first.seed, short_edge=first.short_edge, workers=self.workers(), progress=self.beat,
+                precision=self.precision, seed=first.seed, short_edge=first.short_edge, workers=self.workers(),
+                progress=self.beat,
             )  # fmt: skip
 
         modes = {module: module.training for module in backbone.modules()}
@@ -209,7 +212,9 @@ class FeatureBank:
 
     def _place(self, backbone: nn.Module, known: str, asked: Asked) -> Path | None:
         """Where it is, or would be, stored; None where something of it cannot be told."""
-        setup = pass_setup(backbone, self.pipeline, asked.pool.split.decoder, asked.transform, asked.drawing)
+        setup = pass_setup(
+            backbone, self.pipeline, asked.pool.split.decoder, asked.transform, asked.drawing, self.precision
+        )
         if self.store is None or setup is None:
             self._tell_once("features are kept in memory alone: a transform or decoder cannot be told from others")
             return None
@@ -255,7 +260,9 @@ class FeatureBank:
         return size
 
 
-def pass_setup(backbone: nn.Module, pipeline: Pipeline, decoder: Any, transform: Any, drawing: str) -> str | None:
+def pass_setup(
+    backbone: nn.Module, pipeline: Pipeline, decoder: Any, transform: Any, drawing: str, precision: str = "float32"
+) -> str | None:
     """Hex sha256 of how a pass reads and computes, apart from backbone and samples; None where it cannot be told."""
     collate = pipeline.loader_options.get("collate")
     told = [describe_call(function) for function in (decoder, transform, *([collate] if collate is not None else []))]
@@ -267,7 +274,7 @@ def pass_setup(backbone: nn.Module, pipeline: Pipeline, decoder: Any, transform:
     words = [str(text) for text in told]
     return setup_key(
         pipeline.device, *words, repr(pipeline.input), drawing, layout, str(sorted(weights)), *code,
-        str(batch_of(pipeline.device)), "float32",
+        str(batch_of(pipeline.device)), precision,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoo.compute.computing import as_float32
 from zoo.data.loader import ViewLoader, in_order
 from zoo.evaluation.predictions import join_features
 from zoo.features.store import Entry
@@ -57,6 +58,7 @@ def compute(
     *,
     layout: str,
     batch: int,
+    precision: str = "float32",
     seed: int = 0,
     short_edge: int | None = None,
     workers: int = 0,
@@ -71,6 +73,7 @@ def compute(
         views: name -> transform; what one draws depends on the seed, its name and the sample's place alone.
         layout: of the images, ``contiguous`` or ``channels_last``.
         batch: samples at once.
+        precision: ``float32``, or ``bf16`` for autocast, the results of which are made float32.
         seed: of the draws.
         short_edge: large images may be decoded so small; None reads them exactly.
         workers: processes that decode.
@@ -85,9 +88,17 @@ def compute(
             reasons |= {row.id: row.reason for row in loaded.bad}
             rows += loaded.ids
             for name, view in loaded.views.items():
-                with torch.no_grad():
-                    parts[name].append(backbone(pipeline.feed(view)))
+                parts[name].append(_features(backbone, pipeline.feed(view), pipeline.device, precision))
             if progress is not None:
                 progress(len(loaded.ids) + len(loaded.bad))
     bad = [(place, reasons[name]) for place, name in enumerate(split.ids) if name in reasons] if reasons else []
     return {n: Entry(join_features(p) if p else torch.empty(0), rows, bad) for n, p in parts.items()}
+
+
+@torch.no_grad()
+def _features(backbone: nn.Module, x: Any, device: torch.device, precision: str) -> Any:
+    if precision == "float32":
+        return backbone(x)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = backbone(x)
+    return as_float32(found)

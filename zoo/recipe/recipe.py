@@ -101,6 +101,9 @@ class TrainOptions:
         choices=(AUTO, "off", "memory", "disk"),
     )
     features_gb: float = option(5.0, help="GB on the disk that features of all runs may take; 0 none", low=0)
+    features_precision: str = option(
+        "float32", help="of those a head is trained on; final metrics are float32", choices=("float32", "bf16")
+    )
     views: int = option(0, help="augmented views a training image of a backbone at rest; 0 the exact one", low=0)
     threads: int = option(0, help="torch CPU threads; 0 leaves torch's choice", low=0)
     deterministic: bool = option(True, help="deterministic kernels, so that two runs agree bit by bit")

@@ -135,7 +135,8 @@ class PhaseLoop:
                 with self.stop.deferred():
                     self._train_within_memory()
             steps = self.run.total_steps
-            self.run.rested = cacheable(self.phase.specs) and (self.feed.cached or not steps)
+            exact = self.run.options.features_precision == "float32"  # as the final metrics must be
+            self.run.rested = exact and cacheable(self.phase.specs) and (self.feed.cached or not steps)
             unused = self.run.unreached() if self.guard.waiting else []
             record = self.guard.finish(self.model, unused=unused, where=f"phase {self.run.phase + 1}")
         finally:

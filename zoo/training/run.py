@@ -119,7 +119,8 @@ class TrainingRun:
             return None
         bank = FeatureBank(
             self.pipeline, self.data, self.bad, seed=self.seed, mode=options.features,
-            limit=round(options.features_gb * 1e9), apart=options.views > 0, workers=lambda: self.workers,
+            limit=round(options.features_gb * 1e9), apart=options.views > 0,
+            precision=options.features_precision, workers=lambda: self.workers,
         )  # fmt: skip
         bank.beat = self._progressed
         bank.note = lambda text: self.note(text)
