@@ -107,7 +107,7 @@ def test_the_adapter_is_there_again_after_a_stop_behind_the_last_step(
     from zoo import finetuning
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetuning, "_conclude", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(finetuning, "write_result", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         asked = ("--backbone", "starter/vit", "--strategy", LORA, *RANK, "--batch-size", 16)
         assert zoo("finetune", photos, *asked, "--out", tmp_path / "run").code == 130
     assert not (tmp_path / "run" / "model").exists()
