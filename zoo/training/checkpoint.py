@@ -7,7 +7,7 @@
                                    the assembled model
         best-1-4.safetensors       evaluation weights of phase 1's best epoch so far, those that may have moved
         step-1-00000120/           model, optimiser, strategies and loop state after step 120 of phase 1
-            tensors.safetensors   state.json (with the sha256 of the other, and of the files it needs)
+            tensors.safetensors   state.json (with the sha256 of the other, of the files it needs, and of itself)
         step-1-00000120-open/      the same before the evaluation that ends the epoch there
 
 Training goes on while a checkpoint is written: its tensors are copied, and one thread writes the copies. One
@@ -17,6 +17,7 @@ checkpoints before it as they were.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -33,7 +34,7 @@ from torch import Tensor
 from zoo_registry import IntegrityError
 
 from zoo.compute.layout import odd_strides, with_strides
-from zoo.files import remove_leftovers, sync, write_folder, write_json, write_tensors
+from zoo.files import json_bytes, remove_leftovers, sync, write_folder, write_json, write_tensors
 from zoo.hub.files import sha256_of
 
 _NAME = re.compile(r"^step-(\d+)-(\d+)(-open)?$")
@@ -102,7 +103,7 @@ class CheckpointFolder:
             def fill(folder: Path) -> None:
                 digest = write_tensors(folder / "tensors.safetensors", copies)
                 hashes = {needed: self._hash(needed) for needed in needs}
-                write_json(folder / "state.json", {**head, "needs": hashes, "sha256": digest, "state": plain})
+                write_json(folder / "state.json", _sealed({**head, "needs": hashes, "sha256": digest, "state": plain}))
 
             self.path.mkdir(parents=True, exist_ok=True)
             write_folder(self.path / name, fill)
@@ -184,7 +185,10 @@ class CheckpointFolder:
         sync(self.path)
 
     def _read(self, folder: Path, device: torch.device | None) -> Checkpoint:
-        head = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        content = (folder / "state.json").read_bytes()
+        head = json.loads(content)
+        if json_bytes(_sealed({name: value for name, value in head.items() if name != "seal"})) != content:
+            raise IntegrityError("state.json differs from its seal")
         needed = {self.path / f"{name}.safetensors": digest for name, digest in head["needs"].items()}
         for file, digest in {folder / "tensors.safetensors": head["sha256"], **needed}.items():
             if sha256_of(file) != digest:
@@ -215,6 +219,11 @@ class _Writing(threading.Thread):
             write(copies)
         except BaseException as error:
             self.error = error
+
+
+def _sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """The value with the sha256 of its own JSON: a flipped bit in a number is as bad as one in a tensor."""
+    return {**value, "seal": hashlib.sha256(json_bytes(value)).hexdigest()}
 
 
 def _needs(folder: Path) -> list[str]:
