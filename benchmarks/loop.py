@@ -1,6 +1,8 @@
 """What the training loop adds to a step: a tiny model on batches that lie ready in memory, against a bare loop.
 
-Three rows, their turns alternating within one process, on equal models, batches and optimiser settings:
+Three rows, their turns alternating within one process, on equal models and batches, with AdamW of equal settings. Each
+takes AdamW as it does unless told otherwise: torch and the peers as separate operations, ours as one kernel. With
+``--fused`` all take that kernel, so that nothing but the loop differs:
 
     bare      forward, cross-entropy, backward, AdamW
     careful   the same with what keeps a run safe: gradient norm, finite or not, clipping, rate schedule
@@ -177,7 +179,7 @@ def measure(
         strategies=(Component(name="benchmark/all"),), steps=turns * steps + 1, rate=RATE, decay=DECAY, warmup=0.0,
         augment="none",
     )  # fmt: skip
-    options = {"batch_size": BATCH, "clip": CLIP, "keep": "last", "fused": fused}
+    options = {"batch_size": BATCH, "clip": CLIP, "keep": "last", "fused": fused or "auto"}
     run = TrainingRun(
         model=make_model(device), phases=[Phase(recipe, [(spec, Strategy())])],
         data=open_data({"train": Drawn(2 * BATCH), "val": Drawn(BATCH)}), input=INPUT,
@@ -291,6 +293,10 @@ def report(value: dict[str, Any]) -> str:
         [
             "# What the loop adds to a step",
             "",
+            "AdamW is one kernel in every row."
+            if value["fused"]
+            else "AdamW is what each takes by default: one kernel in ours, separate operations elsewhere.",
+            "",
             f"Command: `{value['command']}`.",
             f"Machine: {value['machine']}, device {value['device']}. {value['versions']}.",
             f"A two-layer MLP with a linear head, batch {BATCH}; {value['turns']} alternating turns of "
@@ -333,7 +339,7 @@ def main() -> None:
         else:
             continue
         rows = summarise(measure(device, asked.turns + 1, asked.steps, others, asked.fused)) | rows
-    name = "loop" if device.type == "cpu" else f"loop-{device.type}"
+    name = "-".join(["loop", *["fused"] * asked.fused, *[device.type] * (device.type != "cpu")])
     flags = "".join(f" --{flag}" for flag in ("fused", "peers") if getattr(asked, flag))
     value = {
         "command": f"python benchmarks/loop.py --turns {asked.turns} --steps {asked.steps} --device {device}{flags}",
@@ -342,6 +348,7 @@ def main() -> None:
         "versions": describe_versions("transfer-zoo", "torch", "accelerate", "transformers"),
         "turns": asked.turns,
         "steps": asked.steps,
+        "fused": asked.fused,
         "bounds": BOUNDS,
         "rows": {name: rows[name] for name in ("bare", "careful", "zoo", *PEERS) if name in rows},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 
 import numpy as np
@@ -150,10 +151,11 @@ def test_adamw_is_right_on_channels_last_kernels(fused):
 
 def test_path_and_options():
     options = TrainOptions(precision="bf16", fused=True)
-    assert path_of(options) == ComputePath(precision="bf16", fused=True)
-    assert path_of(TrainOptions()) == PLAIN
+    assert path_of(options, CPU) == ComputePath(precision="bf16", fused=True)
+    assert path_of(TrainOptions(), CPU) == PLAIN
+    assert not path_of(TrainOptions(), torch.device("meta")).fused
     assert open_choices(options) == ("memory_format", "compile")
-    done = settled(options, path_of(options))
+    done = settled(options, path_of(options, CPU))
     assert open_choices(done) == ()
     assert done.memory_format == "contiguous"
     assert done.compile is False
@@ -176,8 +178,8 @@ def test_candidates_leave_out_what_cannot_help(monkeypatch):
 
 def test_the_plainest_that_is_fast_enough_is_taken():
     paths = candidates(TrainOptions(precision="auto"), tiny_zoo.TinyNet(False), CPU)
-    by = {(p.precision, p.memory_format): p for p in (*paths, *(ComputePath(precision="bf16", memory_format=m)
-          for m in ("contiguous", "channels_last")))}  # fmt: skip
+    short = (dataclasses.replace(PLAIN, precision="bf16", memory_format=m) for m in ("contiguous", "channels_last"))
+    by = {(p.precision, p.memory_format): p for p in (*paths, *short)}
 
     def taken(*times: float) -> str:
         return plainest(dict(zip(by.values(), times, strict=True)), 1.05).label()
@@ -318,5 +320,5 @@ def test_time_bounds_what_is_measured(monkeypatch):
     bench = measure.Bench(make_run(phases), phases, 0, 4)
     paths = candidates(TrainOptions(), tiny_zoo.TinyNet(False), CPU)
     found = bench.compare(paths, lambda seconds: 0.0)
-    assert taken == ["float32, contiguous"] * 2
+    assert taken == [PLAIN.label()] * 2
     assert list(found) == [PLAIN]

@@ -85,7 +85,12 @@ def test_every_strategy_in_bf16_channels_last(case, teacher, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"precision": "bf16"}, {"memory_format": "channels_last"}, {"fused": True}, {"precision": "bf16", "fused": True}],
+    [
+        {"precision": "bf16"},
+        {"memory_format": "channels_last"},
+        {"fused": False},
+        {"precision": "bf16", "fused": False},
+    ],
     ids=str,
 )
 def test_each_option_ends_near_the_plain_run(options):
@@ -221,7 +226,7 @@ def test_the_default_of_a_short_run_is_written_out(tmp_path):
     assert outcome.out.count("compute: float32, contiguous (a short run, not measured)") == 1
     stored = read_recipe(tmp_path / "run" / "recipe.toml").train
     assert (stored.precision, stored.memory_format, stored.fused, stored.compile) == (
-        "float32", "contiguous", False, False
+        "float32", "contiguous", True, False
     )  # fmt: skip
     document = json.loads((tmp_path / "run" / "model" / "zoo.json").read_text())
     assert document["recipe"]["train"]["precision"] == "float32"

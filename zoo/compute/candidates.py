@@ -20,7 +20,7 @@ def candidates(options: TrainOptions, backbone: nn.Module, device: torch.device)
 
     Nothing is compiled in them: that is tried on the best one alone.
     """
-    base = path_of(options)
+    base = path_of(options, device)
     precisions = list(_precisions(device)) if options.precision == AUTO else [options.precision]
     formats = [name for name in FORMATS if name == "contiguous" or has_convolutions(backbone)]
     if options.memory_format != AUTO:

@@ -103,7 +103,7 @@ class TrainingRun:
         own_tensors(self.model)  # a run is long: nothing that happens to the weights file is to reach it
         self.pipeline = Pipeline(self.model.backbone, self.input, self.device)
         self.bad = BadSamples(sum(len(self.data.split(name)) for name in ("train", "val")), self.max_bad)
-        self.path = path_of(self.options)
+        self.path = path_of(self.options, self.device)
         self.dress(self.model)
         self.bank = self._open_bank()
         if not self.base:
