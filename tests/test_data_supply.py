@@ -28,9 +28,9 @@ MANY = 10**6
     [
         (0.002, 0.010, 1000, "cpu", 8, 0),  # two seconds in all
         (0.002, 0.100, MANY, "cpu", 8, 0),  # a fiftieth of a step
-        (0.002, 0.010, MANY, "cpu", 2, 1),
-        (0.020, 0.010, MANY, "cpu", 8, 2),  # 12.5 ms a sample with all cores busy
-        (0.050, 0.001, MANY, "cpu", 4, 4),
+        (0.008, 0.010, MANY, "cpu", 2, 0),  # a worker would hold up a core of the steps
+        (0.020, 0.010, MANY, "cpu", 8, 8),
+        (0.050, 0.001, MANY, "cpu", 64, 16),
         (0.002, 0.0005, MANY, "cuda", 16, 5),  # 1.25 times the rate of the steps
         (0.010, 0.0001, MANY, "cuda", 64, 16),
         (0.010, 0.0001, MANY, "cuda", 4, 3),

@@ -17,6 +17,7 @@ from zoo_registry.strategy import compose
 
 from zoo.assembly.assemble import Assembled, assemble_model
 from zoo.assembly.model import TransferModel
+from zoo.compute.allocator import pages_kept
 from zoo.compute.choose import choose_path
 from zoo.compute.path import check_path, settled
 from zoo.concluding import write_result
@@ -225,6 +226,7 @@ def _execute(
             for line in check_circumstances(folder, data, device):
                 reporter.note(line)
         built = None if resume else build_trackers(plan.trackers, registry)
+        stack.enter_context(pages_kept())
         threads = stack.enter_context(reproducible(recipe.train.deterministic, recipe.train.threads))
         phases = build_phases(recipe, registry)
         for phase in phases:

@@ -55,8 +55,10 @@ def worker_count(load: float, step: float, samples: int, *, device: str, cores: 
     """
     if load * samples < (SHORT if short is None else short) or load < LITTLE * step:
         return 0
-    if device == "cpu":  # all cores are busy either way: a sample takes step + load / cores, one worker gives 1 / load
-        return max(1, math.ceil(min(load / (step + load / cores), cores, MOST)))
+    if device == "cpu":
+        # A step is split among the cores in equal parts, so a worker on one of them holds up all: that gains nothing
+        # over loading between the steps, until loading on all cores at once does.
+        return 0 if load < step else min(cores, MOST)
     wanted = SPARE * load / step if step > 0 else cores
     return max(1, math.ceil(min(wanted, cores - 1, MOST)))
 

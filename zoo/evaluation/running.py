@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.compute.allocator import pages_kept
 from zoo.data.loader import Draw, LoadedBatch, ViewLoader, in_order
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def iterate_batches(
         plan: which batches; the whole split in order by default. It is read as it goes.
     """
     plan = in_order(len(split), batch_size) if plan is None else plan
-    if workers is None:
-        yield from _choosing(split, pipeline, iter(plan))
-    else:
-        yield from _batches(split, pipeline, plan, workers)
+    with pages_kept():
+        if workers is None:
+            yield from _choosing(split, pipeline, iter(plan))
+        else:
+            yield from _batches(split, pipeline, plan, workers)
 
 
 def _batches(split: Split, pipeline: Pipeline, plan: Plan, workers: int) -> Iterator[LoadedBatch]:

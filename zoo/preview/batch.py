@@ -17,6 +17,7 @@ import torch
 from zoo_registry import DataError, Registry, RunStoppedError
 from zoo_registry.strategy import overrides
 
+from zoo.compute.allocator import pages_kept
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
 from zoo.finetuning import build_phases, check_head_methods
@@ -80,7 +81,7 @@ def find_batch(plan: Plan, registry: Registry, device: torch.device, *, hub: str
     """
     most = ceiling(len(plan.data.split("train")), device)
     try:
-        with reproducible(plan.recipe.train.deterministic, plan.recipe.train.threads):
+        with pages_kept(), reproducible(plan.recipe.train.deterministic, plan.recipe.train.threads):
             made = ThrowAway.build(plan, registry, device, hub)
             phases = build_phases(plan.recipe, registry)
             check_head_methods(made.assembled, phases)

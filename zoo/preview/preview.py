@@ -9,6 +9,7 @@ from zoo_registry import BackboneSpec, DataError, Entry, HubError, Registry, Zoo
 
 from zoo.assembly.assemble import count_parameters
 from zoo.assembly.weights import weights_at_hand, weights_in_words
+from zoo.compute.allocator import pages_kept
 from zoo.compute.choose import BACKWARD, outlook
 from zoo.compute.path import check_path
 from zoo.data.bad import BadRow
@@ -61,7 +62,7 @@ def preview(
     where = resolve_device(device)
     recipe, data = plan.recipe, plan.data
     check_path(recipe.train, where)
-    with reproducible(recipe.train.deterministic, recipe.train.threads):
+    with pages_kept(), reproducible(recipe.train.deterministic, recipe.train.threads):
         phases = build_phases(recipe, registry)
         run_checks([lambda p=phase: check_streams(p.specs, data) for phase in phases])  # type: ignore[misc]
         looked = _Looked(plan, registry, where, hub, batches)

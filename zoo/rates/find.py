@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from zoo_registry import Registry, RunStoppedError, UsageError
 
+from zoo.compute.allocator import pages_kept
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
 from zoo.finetuning import assemble_recipe, build_phases, check_head_methods
@@ -66,7 +67,7 @@ def find_rates(
     if not 0 < low < high or steps < 10:
         raise UsageError(f"a ramp from {low:g} to {high:g} in {steps} steps", hint="0 < low < high, 10 steps at least")
     where, told, recipe = resolve_device(device), reporter or Reporter(), plan.recipe
-    with reproducible(recipe.train.deterministic, recipe.train.threads):
+    with pages_kept(), reproducible(recipe.train.deterministic, recipe.train.threads):
         phases = build_phases(recipe, registry)
         chosen = _chosen(phases, phase)
         for each in phases:
