@@ -3,7 +3,8 @@
 ``python benchmarks/finetune/run.py [--timm-train PATH] [--peers-python PATH]`` draws the pictures, then runs every
 contestant in a process of its own, one after the other, so many rounds; writes ``results/finetune.{json,md}``. The
 figure is images a second of the training part, the median over rounds of a run's best epoch but the first (in the
-first, workers start and caches fill). Peers lie in an environment of their own (``requirements-peers.txt``); timm's
+first, workers start and caches fill); of such epochs peers have one by default and ours five, as it chooses its compute
+path in runs above a minute only. Peers lie in an environment of their own (``requirements-peers.txt``); timm's
 ``train.py`` is not in its wheel, so it is named by its path. Who cannot be imported is left out and said.
 """
 
@@ -134,7 +135,8 @@ def main() -> None:
         f"fastai {peer_version(asked.peers_python, 'fastai')}",
         "about": f"JPEGs of 500 x 375, 224 px, batch {asked.batch}, {asked.threads} threads, "
         f"random weights, {asked.device}; "
-        f"training part alone, medians of {asked.rounds} rounds, every run in a process of its own.",
+        f"training part alone, a run's best epoch but the first ({asked.epochs - 1} of peers, "
+        f"{asked.zoo_epochs - 1} of ours), medians of {asked.rounds} rounds, every run in a process of its own.",
         "models": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
