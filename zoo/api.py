@@ -367,13 +367,15 @@ def push(
     private: bool = True,
     parent: str | None = None,
     delta: bool = False,
+    tag: str | None = None,
 ) -> Pushed:
     """Publish a run's (or a bundle's) model under ``owner/name``; it is loaded in a fresh process first and must
-    reproduce its golden logits. With ``delta`` only what differs from the base weights is stored.
+    reproduce its golden logits. With ``delta`` only what differs from the base weights is stored. ``tag`` names the
+    revision, such as ``v1``, and is never moved.
     """
     from zoo.publishing import publish
 
-    return publish(Path(run), name, hub=hub, private=private, parent=parent, delta=delta)
+    return publish(Path(run), name, hub=hub, private=private, parent=parent, delta=delta, tag=tag)
 
 
 def pull(name: str, *, hub: str | None = None, offline: bool = False) -> Pulled:

@@ -16,6 +16,7 @@ from zoo.bundle.verify import verify_in_fresh_process
 from zoo.hub import open_hub
 from zoo.hub.base import Pushed, RepoFile
 from zoo.hub.files import check_listed, list_folder, sha256_of, verify_folder
+from zoo.hub.tags import check_tag, require_free, set_tag
 from zoo.models import bundle_in
 
 
@@ -36,6 +37,7 @@ def publish(
     private: bool = True,
     parent: str | None = None,
     delta: bool = False,
+    tag: str | None = None,
     told: Callable[[str], Any] | None = None,
     progress: Any = None,
 ) -> Pushed:
@@ -48,6 +50,7 @@ def publish(
         private: who may read it, where the hub knows that.
         parent: the head that the hub must have.
         delta: store only what differs from the base weights.
+        tag: a name for the revision, set after the push; one that is taken by another is never moved.
         told: called with a line on the delta's size.
         progress: see :data:`zoo.hub.base.Progress`.
 
@@ -58,22 +61,39 @@ def publish(
     """
     folder = bundle_folder(run)
     target = open_hub(hub)
+    if tag is not None:
+        check_tag(tag)
     target.check_push(name)
     with _staged(folder, hub, delta, told) as staged:
+        if tag is not None:
+            require_free(target, name, tag, staged)
         prove(staged, hub)
-        return target.push(
+        pushed = target.push(
             staged, name, private=private, message="Publish a model of the zoo", parent=parent, progress=progress
         )
+    if tag is not None:
+        set_tag(target, pushed.name, tag, pushed.revision)
+    return pushed
 
 
 def preview(
-    run: Path, name: str, *, hub: str | None = None, delta: bool = False, told: Callable[[str], Any] | None = None
+    run: Path,
+    name: str,
+    *,
+    hub: str | None = None,
+    delta: bool = False,
+    tag: str | None = None,
+    told: Callable[[str], Any] | None = None,
 ) -> Preview:
     """What :func:`publish` would do, with every check of it but without publishing."""
     folder = bundle_folder(run)
     target = open_hub(hub)
+    if tag is not None:
+        check_tag(tag)
     target.check_push(name)
     with _staged(folder, hub, delta, told) as staged:
+        if tag is not None:
+            require_free(target, name, tag, staged)
         files = prove(staged, hub)
         card = staged / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""

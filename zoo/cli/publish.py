@@ -17,6 +17,7 @@ from zoo.cli.output import emit, hub_option, json_option, offline_option, quoted
 @click.option("--private/--public", default=True, help="Who may read it; private by default.")
 @click.option("--parent", metavar="REVISION", help="Refuse if the hub's head is not this revision.")
 @click.option("--delta", is_flag=True, help="Store only what differs from the base weights.")
+@click.option("--tag", metavar="TAG", help="A name for the revision, such as v1; one that is taken is never moved.")
 @click.option("--dry-run", is_flag=True, help="Check everything, list the files, show the card, publish nothing.")
 @json_option
 def push(
@@ -26,6 +27,7 @@ def push(
     private: bool,
     parent: str | None,
     delta: bool,
+    tag: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -40,14 +42,14 @@ def push(
     Example:
       zoo push run me/flowers --hub hub/
       zoo push run me/flowers --delta
-      zoo push run me/flowers --public
+      zoo push run me/flowers --public --tag v1
     """
     from zoo.publishing import preview, publish
 
     click.echo("loading the bundle in a fresh process, which must find the same logits", err=True)
     told = partial(click.echo, err=True)
     if dry_run:
-        planned = preview(run, name, hub=hub, delta=delta, told=told)
+        planned = preview(run, name, hub=hub, delta=delta, tag=tag, told=told)
         value = {"name": name, "target": planned.target, "files": planned.files, "dry_run": True}
 
         def show() -> None:
@@ -59,14 +61,17 @@ def push(
 
         emit(value, as_json, show)
         return
-    pushed = publish(run, name, hub=hub, private=private, parent=parent, delta=delta, told=told)
+    pushed = publish(run, name, hub=hub, private=private, parent=parent, delta=delta, tag=tag, told=told)
     value = {"name": pushed.name, "revision": pushed.revision, "url": pushed.url, "files": list(pushed.files)}
+    value |= {"tag": tag} if tag else {}
 
     def human() -> None:
         say(f"{'published' if pushed.created else 'already published'} {pushed.name} at {pushed.revision[:12]}")
+        if tag:
+            say(f"tag: {tag}")
         say(f"{pushed.url}")
         where = f" --hub {quoted(hub)}" if hub else ""
-        say(f"next: zoo pull {pushed.name}{where}")
+        say(f"next: zoo pull {pushed.name}{f'@{tag}' if tag else ''}{where}")
 
     emit(value, as_json, human)
 
@@ -84,6 +89,7 @@ def pull(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
     \b
     Example:
       zoo pull me/flowers --hub hub/
+      zoo pull me/flowers@v1
       zoo pull me/flowers@3f2a91c
     """
     from zoo.models import pull_model

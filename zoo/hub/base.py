@@ -166,6 +166,25 @@ class Hub(Protocol):
         """
         ...
 
+    def tags(self, name: str) -> dict[str, str]:
+        """Tag -> full commit id of a repo, sorted by tag; empty where the repo has none, or is none.
+
+        Raises:
+            UsageError: the name cannot be one of a repo.
+            HubError: the hub is unreachable, or denies access.
+        """
+        ...
+
+    def tag(self, name: str, tag: str, revision: str) -> bool:
+        """Name one revision; a tag is never moved. False where it named this revision already.
+
+        Raises:
+            ConflictError: the tag names another revision.
+            UsageError: the tag cannot be one.
+            HubError: no such revision, no access, or the hub is unreachable.
+        """
+        ...
+
     def check_push(self, name: str) -> None:
         """Raise what :meth:`push` would raise for want of access or for a bad name; change nothing."""
         ...

@@ -4,6 +4,7 @@ Layout::
 
     ROOT/owner/name/versions/000001/commit.json     the record of one revision: parent, files with sha256, card data
                                    /files/...       its files, as published, read-only
+                   /tags/<tag>/tag.json             a name for one revision, set once; see zoo.hub.tags
                    /incoming/<random>/              a revision being written; never read, swept after a day
 
 A revision is written whole into ``incoming``, every file and folder of it flushed to the disk, and then moved by one
@@ -50,6 +51,7 @@ from zoo.hub.files import (
     sha256_of,
 )
 from zoo.hub.names import check_name, check_path, check_revision, is_sha
+from zoo.hub.tags import check_tag, read_tag, read_tags, write_tag
 from zoo.hub.writing import copy_hashed, sync_folder, write_synced
 
 log = logging.getLogger("zoo.hub")
@@ -82,8 +84,12 @@ class FolderHub:
     # ------------------------------------------------------------------ reading
 
     def info(self, name: str, revision: str | None = None) -> RepoInfo:
-        """As :meth:`zoo.hub.base.Hub.info`; a revision is a commit id or its start, ``main`` is the head."""
+        """As :meth:`zoo.hub.base.Hub.info`; a revision is a tag, a commit id or its start, ``main`` is the head."""
         return self._find(name, revision)[0]
+
+    def tags(self, name: str) -> dict[str, str]:
+        """As :meth:`zoo.hub.base.Hub.tags`."""
+        return read_tags(self._repo(name))
 
     def models(self, pattern: str | None = None) -> list[RepoInfo]:
         """As :meth:`zoo.hub.base.Hub.models`; reads one small file a repo. A damaged repo is left out."""
@@ -185,6 +191,11 @@ class FolderHub:
             self._publish(spot, repo / "versions" / f"{number + 1:06d}", record)
         return Pushed(name=name, revision=record["revision"], url=str(repo), files=tuple(files))
 
+    def tag(self, name: str, tag: str, revision: str) -> bool:
+        """As :meth:`zoo.hub.base.Hub.tag`; set by one rename."""
+        found = self._find(name, revision)[0].revision
+        return write_tag(self._repo(name), name, check_tag(tag), found)
+
     def _publish(self, spot: Path, target: Path, record: dict[str, Any]) -> None:
         """The one rename. A failure that turns out to be our own success is none."""
         try:
@@ -256,13 +267,18 @@ class FolderHub:
         if not numbers:
             raise HubError(f"no repo {name!r} on {self.location}", did_you_mean(name, self._names()))
         if revision not in _HEADS and not is_sha(check_revision(str(revision))):
-            numbers = []
+            revision = read_tag(repo, str(revision)) or revision
+            numbers = numbers if is_sha(str(revision)) else []
         for number in numbers:
             version = repo / "versions" / f"{number:06d}"
             record = self._read(version)
             if record is not None and (revision in _HEADS or record["revision"].startswith(revision)):
                 return _info(record, repo), version / "files"
-        raise HubError(f"{name!r} has no revision {revision!r} on {self.location}", "without @revision: the newest")
+        tags = ", ".join(list(read_tags(repo))[-5:])
+        known = f"tags: {tags}; " if tags else ""
+        raise HubError(
+            f"{name!r} has no revision {revision!r} on {self.location}", f"{known}without @revision: the newest"
+        )
 
     def _walk(self, folder: Path) -> Iterator[str]:
         for base, _, names in os.walk(folder):

@@ -34,6 +34,7 @@ from zoo.hub.hf_cache import Cache
 from zoo.hub.hf_errors import Asked, MissingRepoError, UnreachableError, attempt
 from zoo.hub.meter import Meter
 from zoo.hub.names import check_name, check_path, check_revision
+from zoo.hub.tags import hf_tags, hf_write_tag
 
 log = logging.getLogger("zoo.hub")
 _CONNECT_SECONDS = 4.0
@@ -336,6 +337,14 @@ class HfHub:
         from zoo.hub.hf_push import push_folder
 
         return push_folder(self, Path(folder), name, private=private, message=message, parent=parent, progress=progress)
+
+    def tags(self, name: str) -> dict[str, str]:
+        """As :meth:`zoo.hub.base.Hub.tags`; offline none are known."""
+        return hf_tags(self, name)
+
+    def tag(self, name: str, tag: str, revision: str) -> bool:
+        """As :meth:`zoo.hub.base.Hub.tag`."""
+        return hf_write_tag(self, name, tag, revision)
 
     # ------------------------------------------------------------------ the connection
 
