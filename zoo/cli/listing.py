@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from zoo_registry import BackboneSpec, Entry, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec, UsageError
+from zoo_registry import BackboneSpec, Entry, FormatSpec, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec, UsageError
 from zoo_registry.errors import did_you_mean
 
 from zoo.cli.output import emit, hub_option, json_option, one_line, open_registry, short_number, table
 from zoo.patterns import matches
 
-WHAT = ("backbones", "heads", "strategies", "trackers", "plugins", "models")
-KIND = {"backbones": ("backbone",), "heads": ("head",), "strategies": ("strategy", "recipe"), "trackers": ("tracker",)}
+WHAT = ("backbones", "heads", "strategies", "trackers", "formats", "plugins", "models")
+KIND = {
+    "backbones": ("backbone",),
+    "heads": ("head",),
+    "strategies": ("strategy", "recipe"),
+    "trackers": ("tracker",),
+    "formats": ("format",),
+}
 LONG = 50
 """Rows from which on a person is told how to see fewer."""
 SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
@@ -41,7 +47,7 @@ SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
 def list_command(
     what: str, pattern: str | None, as_json: bool, hub: str | None, limit: int | None, **filters: Any
 ) -> None:
-    """List what is installed: backbones, heads, strategies, trackers or plugins; or the models on a hub.
+    """List what is installed: backbones, heads, strategies, trackers, formats or plugins; or the models on a hub.
 
     PATTERN is a part of the name, or a glob such as "resnet*".
 
@@ -138,7 +144,7 @@ def _passes(spec: Any, filters: dict[str, Any]) -> bool:
         return _backbone_passes(spec, filters)
     if isinstance(spec, HeadSpec):
         return not filters["task"] or filters["task"] in spec.tasks
-    if isinstance(spec, TrackerSpec):
+    if isinstance(spec, TrackerSpec | FormatSpec):
         return True
     return not filters["role"] or filters["role"] == getattr(spec, "role", "recipe")
 
@@ -181,7 +187,7 @@ def _table_rows(what: str, entries: list[Any]) -> tuple[list[str], list[list[str
         return header, [_backbone_cells(e.name, e.spec) for e in entries]
     if what == "heads":
         return ["name", "tasks", "summary"], [[e.name, ",".join(e.spec.tasks), e.spec.summary] for e in entries]
-    if what == "trackers":
+    if what in ("trackers", "formats"):
         return ["name", "summary"], [[e.name, e.spec.summary] for e in entries]
     return ["name", "role", "summary"], [_strategy_cells(e.name, e.spec) for e in entries]
 

@@ -18,7 +18,7 @@ import zoo
 from zoo.cli.output import one_line
 
 COMMANDS = {
-    "list": ("zoo.cli.listing", "list_command", "List backbones, heads, strategies, trackers, plugins or models."),
+    "list": ("zoo.cli.listing", "list_command", "List backbones, heads, strategies, plugins, models and more."),
     "show": ("zoo.cli.showing", "show", "Show everything known of one backbone, head, strategy or model."),
     "finetune": ("zoo.cli.finetune", "finetune", "Fine-tune a backbone on data and write a bundle."),
     "evaluate": ("zoo.cli.evaluate", "evaluate", "Measure a model on data."),

@@ -95,7 +95,7 @@ def _find(registry: Registry, name: str, kinds: tuple[str, ...]) -> tuple[list[E
     hints = [e for e in errors if e.hint and "did you mean" in e.hint]
     refusal = (grave or hints or errors or [ZooError("")])[0]
     if isinstance(refusal, UnknownNameError):
-        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head, strategy, recipe or tracker"
+        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head, strategy, recipe, tracker or format"
         refusal = UnknownNameError(f"unknown {words} {name!r}", hint=refusal.hint)
     return found, refusal
 

@@ -61,6 +61,8 @@ def build(
     recipe = make_recipe(spec, options, input)
     license = spec.weights.license if spec.weights is not None else None
     backbone = TimmBackbone(recipe, features, weights=weights, license=license)
+    if options.model_args:
+        _refuse_width(spec, backbone)
     if options.grad_checkpointing:
         backbone.checkpoint_gradients()
     if dtype is None and torch.device(device).type == "cpu":  # where it was made
@@ -214,6 +216,21 @@ class TimmBackbone(nn.Module):
         first = next(self.parameters())
         image = self.recipe.image
         return torch.zeros(1, image.channels, *image.size, device=first.device, dtype=first.dtype)
+
+
+def _refuse_width(spec: BackboneSpec, backbone: TimmBackbone) -> None:
+    """``model_args`` may give a backbone another shape, but features of the width that its spec states."""
+    width = spec.features.get("pooled")
+    try:
+        found = backbone.model.head_hidden_size
+    except AttributeError:
+        found = getattr(backbone.model, "num_features", width)
+    if width is not None and found != width:
+        given = dict(backbone.recipe.arguments)
+        raise UsageError(
+            f"'{spec.name}' has {width} pooled features, with model_args {given} it has {found}",
+            "take arguments that leave the width as it is",
+        )
 
 
 def _refuse_gaps(recipe: Recipe, model: nn.Module, weights: Path, found: LoadReport) -> None:
