@@ -35,7 +35,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo_registry.errors import ConflictError, HubError, IntegrityError, did_you_mean
 
@@ -53,6 +53,9 @@ from zoo.hub.files import (
 from zoo.hub.names import check_name, check_path, check_revision, is_sha
 from zoo.hub.tags import check_tag, read_tag, read_tags, write_tag
 from zoo.hub.writing import copy_hashed, sync_folder, write_synced
+
+if TYPE_CHECKING:
+    from zoo.deadline import Deadline
 
 log = logging.getLogger("zoo.hub")
 
@@ -123,7 +126,7 @@ class FolderHub:
             raise IntegrityError(f"{name}@{info.revision[:7]}: {extra[0]} was never published", f"see {folder}")
         if MANIFEST in present:
             check_listed(read_manifest(folder / MANIFEST, name), present, name)
-        return Pulled(name=name, revision=info.revision, path=folder, files=tuple(present))
+        return Pulled(name=name, revision=info.revision, path=folder, files=tuple(present), contents=present)
 
     def file(
         self,
@@ -152,7 +155,7 @@ class FolderHub:
 
     # ------------------------------------------------------------------ writing
 
-    def check_push(self, name: str) -> None:
+    def check_push(self, name: str, deadline: Deadline | None = None) -> None:
         """As :meth:`zoo.hub.base.Hub.check_push`: the name is one, and the nearest folder that exists is writable."""
         check_name(name)
         spot = self._repo(name) / "versions"
@@ -170,8 +173,9 @@ class FolderHub:
         message: str,
         parent: str | None = None,
         progress: Progress | None = None,
+        deadline: Deadline | None = None,
     ) -> Pushed:
-        """As :meth:`zoo.hub.base.Hub.push`; published by one rename."""
+        """As :meth:`zoo.hub.base.Hub.push`; published by one rename. It waits for nobody."""
         paths = list_folder(Path(folder))
         self.check_push(name)
         number, head = self._head(name)

@@ -1,0 +1,116 @@
+"""``python -m zoo.hub.hf_send``: one try at bringing files to a hub of the Hugging Face kind, see :mod:`zoo.watched`.
+
+A process of its own, since a transfer can wait for minutes inside libraries that nothing else can stop, and since
+hf_xet keeps one session a process: an upload that fails takes the others of its process down.
+
+Large files go first, one by one; then one commit names them all and carries the small ones. A large file that the
+hub's store has already (of a try before, in whatever process) is not sent again: the LFS batch says so, and hf_xet
+finds its chunks there.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zoo.hub.hf_errors import Asked, redact, translate
+from zoo.watched import Tell, serve
+
+LARGE = 1 << 20
+"""Bytes from which on a file goes before the commit; tensors always do, as hubs store them as large files."""
+_WAIT = re.compile(r"(?:Retrying in|Waiting) (\d[\d.]*)s")
+
+
+def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, str]:
+    """Send large files, then commit.
+
+    Args:
+        order: ``endpoint``, ``token``, ``name``, ``folder``, ``parent``, ``message``, ``add`` (path -> sha256) and
+            ``remove`` (paths).
+        tell: takes what happens.
+        api: an HfApi; None makes one.
+
+    Returns:
+        ``{"revision": commit id}``.
+
+    Raises:
+        ZooError: as :func:`zoo.hub.hf_errors.translate`; what came of it has to be looked up.
+    """
+    from huggingface_hub import CommitOperationDelete, HfApi
+
+    endpoint, name = order["endpoint"], order["name"]
+    api = api or HfApi(endpoint=endpoint, token=order["token"], library_name="transfer-zoo")
+    with _told(tell, endpoint):
+        try:
+            adds = [_add(Path(order["folder"]), path, sha256) for path, sha256 in order["add"].items()]
+            for add in adds:
+                if add.upload_info.size >= LARGE or add.path_in_repo.endswith(".safetensors"):
+                    tell({"at": f"sending {add.path_in_repo} ({_size(add.upload_info.size)}) to {endpoint}"})
+                    api.preupload_lfs_files(name, [add])
+                    tell({"file": add.path_in_repo, "done": add.upload_info.size})
+            tell({"at": f"waiting for {endpoint} to commit"})
+            made = api.create_commit(
+                name,
+                [*adds, *(CommitOperationDelete(path) for path in order["remove"])],
+                commit_message=order["message"],
+                parent_commit=order["parent"],
+            )
+        except Exception as error:
+            if isinstance(error, ValueError) and "metadata" in str(error).lower():
+                from zoo_registry import DataError
+
+                text = f"{endpoint} refuses the card: {redact(str(error))}"
+                raise DataError(text, "mend README.md's header") from error
+            raise translate(error, Asked(endpoint, name)) from error
+    return {"revision": str(made.oid)}
+
+
+def _add(folder: Path, path: str, sha256: str) -> Any:
+    """The operation for one file; its hash is known, so it is not read for that again."""
+    from huggingface_hub import CommitOperationAdd
+
+    add = CommitOperationAdd(path, str(folder / path))
+    add.upload_info.sha256 = bytes.fromhex(sha256)
+    return add
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+@contextmanager
+def _told(tell: Tell, endpoint: str) -> Iterator[None]:
+    """What huggingface_hub waits for is told; it waits up to 23 s for a hub that is busy, or as long as that asks."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.handlers[:], logger.level
+    logger.handlers, logger.level = [_Waits(tell, endpoint)], logging.WARNING
+    try:
+        yield
+    finally:
+        logger.handlers, logger.level = before
+
+
+class _Waits(logging.Handler):
+    """Turns huggingface_hub's two lines, what went wrong and how long it waits, into one of ours."""
+
+    def __init__(self, tell: Tell, endpoint: str) -> None:
+        super().__init__()
+        self.tell, self.endpoint, self.why = tell, endpoint, "it does not answer"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the reason, tell the wait."""
+        text = record.getMessage()
+        if found := _WAIT.search(text):
+            self.tell({"say": f"{self.endpoint}: {self.why}; trying again in {float(found[1]):g} s"})
+        elif " thrown while requesting" in text:
+            reason = text.partition(" thrown while requesting")[0]
+            self.why = redact(reason.replace("HTTP Error", "answers").strip("'")) or "the connection broke"
+
+
+if __name__ == "__main__":
+    sys.exit(serve(transfer))
