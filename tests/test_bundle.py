@@ -204,13 +204,13 @@ def _document(**changes: Any) -> Document:
         ("Apache-2.0", {"license": "apache-2.0"}),
         ("cc-by-nc-4.0", {"license": "cc-by-nc-4.0"}),
         (None, {"license": "unknown"}),
-        ("Own Terms 2", {"license": "other", "license_name": "own-terms-2"}),
+        ("Own Terms 2", {"license": "other", "license_name": "own-terms-2", "license_link": "https://huggingface.co/timm/x"}),
     ],
 )
 def test_a_licence_is_inherited_as_the_hub_writes_it(licence: str | None, expected: dict[str, str]):
     import yaml
 
-    found = yaml.safe_load(front_matter(_document(license=licence, base={"repo": "timm/x"}), "timm"))
+    found = yaml.safe_load(front_matter(_document(license=licence, base={"repo": "timm/x"}, library="timm")))
     assert {k: v for k, v in found.items() if k.startswith("license")} == expected
     assert (found["base_model"], found["base_model_relation"]) == ("timm/x", "finetune")
 
@@ -220,7 +220,7 @@ def test_a_card_of_odd_names_stays_a_card():
 
     odd = ("a`b", "---\nlicense: mit", "<script>", "x|y", "émile", "\x1b[31mred")
     document = _document(columns=(Column(name="la:bel\n", classes=odd),), data={"name": "n: [x", "form": "folder"})
-    card = ModelCard(render_card(document, library="timm"))
+    card = ModelCard(render_card(document))
     assert card.data.license == "unknown"
     assert "<script>" not in card.text
     assert "\x1b" not in card.text
