@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo.assembly.assemble import Assembled
     from zoo.bundle.read import LoadedModel
     from zoo.evaluation.report import Report
+    from zoo.exporting.exporting import ExportResult
     from zoo.finetuning import FinetuneResult
     from zoo.hub.base import Pulled, Pushed
     from zoo.planning import Request
@@ -28,6 +29,7 @@ _DATA = ("max_bad", "image_column", "split_column", "task")
 __all__ = [
     "assemble",
     "evaluate",
+    "export",
     "find_lr",
     "finetune",
     "list_backbones",
@@ -90,6 +92,7 @@ def finetune(
     data: Any = None,
     *,
     backbone: str | None = None,
+    weights: str | Path | None = None,
     head: str | None = None,
     strategy: str | None = None,
     epochs: int | None = None,
@@ -121,7 +124,9 @@ def finetune(
 
     Args:
         data: a folder of class folders, a table, ``digits:``, a torch or Hugging Face dataset, or a mapping of splits.
-        backbone, head: names; a recommended backbone and the plain head for the task by default.
+        backbone, head: names; a recommended backbone and the plain head for the task by default. A backbone may also
+            be ``hf:owner/name[@revision]``, or the folder of a bundle, a run or what another library saved.
+        weights: a safetensors file in place of the backbone's own weights.
         strategy: the expression, such as ``linear:3,full:10``.
         epochs: of the last phase that names none.
         out: the run folder; ``runs/N`` by default.
@@ -153,6 +158,7 @@ def finetune(
     request = _request(
         data,
         backbone=backbone,
+        weights=None if weights is None else str(weights),
         head=head,
         strategy=strategy,
         epochs=epochs,
@@ -203,13 +209,15 @@ def plan(
     Raises:
         ZooError: the recipe is wrong: everything that is, at once.
     """
+    from zoo.origins import settle_origin
     from zoo.planning import make_plan
     from zoo.preview.batch import choose_batch
     from zoo.preview.preview import preview
 
     registry = Registry()
     choose = choose_batch(registry, device=device, hub=hub, say=lambda line: None)
-    made = make_plan(_request(data, **asked), registry, choose_batch=choose)
+    request = settle_origin(_request(data, **asked), registry, hub=hub, offline=offline)
+    made = make_plan(request, registry, choose_batch=choose)
     return preview(made, registry, device=device, hub=hub, offline=offline, batches=batches)
 
 
@@ -243,13 +251,15 @@ def find_lr(
     Raises:
         ZooError: the recipe is wrong, or has no gradient steps.
     """
+    from zoo.origins import settle_origin
     from zoo.planning import make_plan
     from zoo.preview.batch import choose_batch
     from zoo.rates.find import find_rates
 
     registry = Registry()
     choose = choose_batch(registry, device=device, hub=hub, say=reporter.note if reporter else lambda line: None)
-    made = make_plan(_request(data, **asked), registry, choose_batch=choose)
+    request = settle_origin(_request(data, **asked), registry, hub=hub, offline=offline)
+    made = make_plan(request, registry, choose_batch=choose)
     places = {"device": device, "hub": hub, "offline": offline, "reporter": reporter}
     found = find_rates(made, registry, phase=phase, steps=steps, low=low, high=high, **places)  # type: ignore[arg-type]
     if out is not None:
@@ -357,6 +367,42 @@ def predict_stream(
 
     loaded = load(model, device=device, hub=hub, offline=offline) if isinstance(model, str | Path) else model
     yield from predict_files(loaded, files, top=top, batch_size=batch_size, workers=workers)
+
+
+def export(
+    model: LoadedModel | str | Path,
+    to: str = "onnx",
+    *,
+    out: str | Path | None = None,
+    pixels: bool = False,
+    probabilities: bool = False,
+    hub: str | None = None,
+    offline: bool = False,
+) -> ExportResult:
+    """Write a model as one file for another runtime; see :func:`zoo.exporting.exporting.export_model`.
+
+    Args:
+        model: a loaded model, or what :func:`load` takes.
+        to: ``onnx`` or ``torch-export``.
+        out: a new folder; ``NAME-FORMAT`` by default.
+        pixels: the file takes uint8 pixels and normalises them itself.
+        probabilities: the file gives probabilities, not logits.
+        hub, offline: where a model comes from.
+
+    Returns:
+        ``.file``, the model, and ``.record``, what ``export.json`` beside it says.
+    """
+    from zoo.exporting.exporting import default_folder, export_model, prepare_export
+
+    if isinstance(model, str | Path):
+        folder = Path(out) if out is not None else default_folder(str(model), to)
+        prepare_export(to, folder)
+        loaded = load(model, hub=hub, offline=offline)
+    else:
+        folder, loaded = Path(out) if out is not None else default_folder(str(model.path), to), model
+        if next(loaded.model.parameters()).device.type != "cpu":
+            loaded = load(loaded.path)
+    return export_model(loaded, to, folder, pixels=pixels, probabilities=probabilities)
 
 
 def push(

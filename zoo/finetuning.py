@@ -25,6 +25,7 @@ from zoo.determinism import reproducible
 from zoo.devices import resolve_device
 from zoo.evaluation.report import Report
 from zoo.files import remove_leftovers
+from zoo.origins import settle_origin
 from zoo.planning import Plan, Request, make_plan
 from zoo.recipe import Recipe, read_recipe, write_recipe
 from zoo.recipe.toml import recipe_to_dict
@@ -87,6 +88,7 @@ def start(
 
     reporter = reporter or Reporter()
     choose = choose_batch(registry, device=device, hub=hub, say=reporter.note)
+    request = settle_origin(request, registry, hub=hub, offline=offline)
     plan = make_plan(request, registry, choose_batch=choose)
     return execute_plan(plan, registry, out=out, device=device, hub=hub, offline=offline, reporter=reporter)
 
@@ -157,6 +159,7 @@ def assemble_recipe(
         pinned=recipe.weights,
         image_size=recipe.image_size,
         in_chans=recipe.in_chans,
+        input=recipe.input,
         seed=recipe.seed,
         device=device,
         hub=hub,
@@ -306,7 +309,7 @@ def _pin(recipe: Recipe, assembled: Assembled, threads: int) -> Recipe:
     """
     if recipe.weights and assembled.weights:
         known, found = recipe.weights.get("sha256"), assembled.weights.get("sha256")
-        if known != found:
+        if known is not None and known != found:
             raise UsageError(
                 f"the recipe pins the weights of {assembled.backbone.name} to sha256 {known}, found {found}",
                 hint="remove [weights] from the recipe to take the ones found",

@@ -23,6 +23,8 @@ def base_of(document: Document, registry: Registry, where: str) -> dict[str, str
     base = document.base
     if base is None:
         raise UsageError(f"{where} began with random weights, so there is no base for a delta", hint=WHOLE)
+    if base.get("form") == "delta":
+        raise UsageError(f"{where} began with weights that are published as a delta themselves", hint=WHOLE)
     if base.get("kind") == "hub":
         return {key: str(base[key]) for key in ("kind", "repo", "file", "revision", "sha256")}
     if base.get("kind") == "package":

@@ -16,6 +16,7 @@ from zoo_registry.options import parse_options
 from zoo_registry.specs import FEATURE_KINDS
 
 from zoo.bundle.measured import Comparison, read_comparisons, read_samples
+from zoo.bundle.proof import Proof, read_proof
 from zoo.bundle.small import DISTRIBUTION, FULL_NAME, AdapterRecord, DeltaRecord, read_adapter, read_delta
 from zoo.hub.files import read_json
 
@@ -67,6 +68,7 @@ class Document:
         version: of the zoo that wrote it.
         adapter: what lies in ``adapter/``, None where nothing does.
         delta: how the weights are made again where they are published as a delta, None where they are there.
+        proof: what a fresh process found again before it was published, None where none did.
     """
 
     backbone: str
@@ -94,6 +96,7 @@ class Document:
     comparisons: tuple[Comparison, ...] = ()
     adapter: AdapterRecord | None = None
     delta: DeltaRecord | None = None
+    proof: Proof | None = None
 
     @property
     def merged(self) -> bool:
@@ -131,6 +134,7 @@ class Document:
             "golden": self.golden,
             **({"adapter": self.adapter.to_json()} if self.adapter else {}),
             **({"delta": self.delta.to_json()} if self.delta else {}),
+            **({"proof": self.proof.to_json()} if self.proof else {}),
         }
 
 
@@ -196,6 +200,7 @@ class _Reader:
             version=self.get("zoo", str),
             adapter=read_adapter(self.values.get("adapter"), self.wrong),
             delta=read_delta(self.values.get("delta"), self.wrong),
+            proof=read_proof(self.values.get("proof"), self.wrong),
         )
 
     def one_of(self, path: str, known: tuple[str, ...]) -> str:

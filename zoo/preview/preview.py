@@ -162,7 +162,7 @@ class _Looked:
                 "name": recipe.head.name,
                 "parameters": count_parameters(self.made.assembled.model.head) if self.made else None,
             },
-            weights=weights_in_words(entry.spec) if recipe.pretrained else "none (random)",
+            weights=weights_in_words(entry.spec, recipe.weights) if recipe.pretrained else "none (random)",
             weights_cached=here,
             data=data,
             device=device_name(self.device),

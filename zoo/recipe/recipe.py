@@ -130,7 +130,9 @@ class Recipe:
         image_size, in_chans: in place of the backbone's own.
         seed: of everything random.
         source: the data as given on the command line; stays in the run folder and is never published.
-        weights: where the base weights came from (repo, revision, sha256), once resolved.
+        weights: where the base weights came from (repo, revision, sha256), once resolved; with ``given`` in it they
+            were chosen in place of the backbone's own, see :mod:`zoo.origins`.
+        input: what those were trained with, where it may differ from the backbone's own input: values of its class.
         teachers: name of a model that a strategy asked for -> sha256 of its manifest, and its revision on a hub.
     """
 
@@ -145,6 +147,7 @@ class Recipe:
     data: DataOptions = field(default_factory=DataOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     weights: dict[str, Any] | None = None
+    input: dict[str, Any] | None = None
     teachers: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def label(self) -> str:
