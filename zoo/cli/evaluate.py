@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.counting import open_counter
-from zoo.cli.output import device_option, emit, hub_option, json_option, offline_option, open_registry, say, table
+from zoo.cli.output import (
+    device_option,
+    emit,
+    hub_option,
+    json_option,
+    locked_option,
+    offline_option,
+    open_registry,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:
     from zoo.bundle.read import LoadedModel
@@ -36,6 +46,7 @@ WORST = 10
 @device_option
 @hub_option
 @offline_option
+@locked_option
 @json_option
 def evaluate(
     model: str,
