@@ -224,8 +224,11 @@ def _words(value: Any) -> str:
 
 def _show_folder(path: Path, as_json: bool) -> None:
     from zoo.bundle.document import read_document
+    from zoo.cli.foreign import show_foreign_folder
     from zoo.models import bundle_in
 
+    if show_foreign_folder(path, as_json):
+        return
     folder = bundle_in(path)
     document = read_document(folder / "zoo.json", where=str(path))
     emit({"kind": "model", "path": str(folder), **document.to_json()}, as_json, lambda: _print_document(document))
@@ -255,13 +258,16 @@ def _print_document(document: Document) -> None:
 
 def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
     from zoo.bundle.small import DELTA
+    from zoo.cli.foreign import print_foreign, remote_foreign
     from zoo.cli.notices import show_warnings
     from zoo.hub import open_hub
     from zoo.models import split_revision
 
     show_warnings()
     repo, revision = split_revision(name)
-    info = open_hub(hub, offline=offline).info(repo, revision)
+    source = open_hub(hub, offline=offline)
+    info = source.info(repo, revision)
+    foreign = remote_foreign(source, info, open_registry(), offline=offline)
     value = {
         "kind": "model",
         "name": info.name,
@@ -272,6 +278,7 @@ def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> No
         "tags": list(info.tags),
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in info.files],
         "metadata": dict(info.metadata),
+        **({"foreign": foreign} if foreign else {}),
     }
 
     def human() -> None:
@@ -284,6 +291,8 @@ def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> No
                 say(f"  {key.replace('_', ' ')}: {one_line(str(info.metadata[key]))}")
         if any(file.path == DELTA for file in info.files):
             say(f"  {DELTA_NOTE}")
+        if foreign:
+            print_foreign(foreign)
         for file in info.files:
             say(f"  {short_number(file.size):>6}B  {file.path}")
 
