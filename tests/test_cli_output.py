@@ -13,6 +13,7 @@ import click
 import pytest
 from zoo_runs import CLASSES, done, zoo
 
+from zoo.bundle.verify import Checked
 from zoo.cli.main import COMMANDS, cli
 from zoo.cli.output import one_line, short_number, table
 from zoo.cli.progress import BarReporter, LineReporter, duration
@@ -147,7 +148,7 @@ def test_json_of_finetune_evaluate_predict(finished_run: Path, photos: Path, tmp
 
 
 def test_json_of_push_and_pull(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda path: 0.0)
+    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: Checked())
     pushed = done("push", finished_run, "me/x", "--hub", tmp_path / "hub", "--json").json
     assert set(pushed) == {"name", "revision", "url", "files"}
     monkeypatch.setenv("ZOO_HUB", str(tmp_path / "hub"))

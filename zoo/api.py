@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zoo.training.progress import Reporter
 
 _TRAIN = ("epochs", "batch_size", "lr", "weight_decay", "augment", "workers")
-_DATA = ("max_bad", "image_column", "split_column", "task")
+_DATA = ("max_bad", "strict", "image_column", "split_column", "task")
 
 __all__ = [
     "assemble",
@@ -112,6 +112,7 @@ def finetune(
     augment: str | None = None,
     workers: int | str | None = None,
     max_bad: float | None = None,
+    strict: bool | None = None,
     image_column: str | None = None,
     label_columns: Sequence[str] = (),
     split_column: str | None = None,
@@ -141,6 +142,7 @@ def finetune(
         batch_size, lr, weight_decay, augment, workers: see ``zoo finetune --help``; a ``batch_size`` of ``auto`` is the
             largest that fits.
         max_bad: share of unreadable images above which training refuses.
+        strict: refuse unreadable images, and images of train that stand in another split too.
         image_column, label_columns, split_column, task: how a table is read.
         hub, offline: where weights come from.
         reporter: told of progress.
@@ -175,6 +177,7 @@ def finetune(
         augment=augment,
         workers=workers,
         max_bad=max_bad,
+        strict=strict,
         image_column=image_column,
         label_columns=label_columns,
         split_column=split_column,
@@ -414,14 +417,18 @@ def push(
     parent: str | None = None,
     delta: bool = False,
     tag: str | None = None,
+    metrics: bool = True,
+    deadline: float | None = None,
 ) -> Pushed:
     """Publish a run's (or a bundle's) model under ``owner/name``; it is loaded in a fresh process first and must
-    reproduce its golden logits. With ``delta`` only what differs from the base weights is stored. ``tag`` names the
-    revision, such as ``v1``, and is never moved.
+    reproduce its golden logits and, with ``metrics`` and where the run's data is still there, its metrics. With
+    ``delta`` only what differs from the base weights is stored. ``tag`` names the revision, such as ``v1``, and is
+    never moved. ``deadline``: seconds for all waiting for the hub.
     """
     from zoo.publishing import publish
 
-    return publish(Path(run), name, hub=hub, private=private, parent=parent, delta=delta, tag=tag)
+    wanted: dict[str, Any] = {"private": private, "parent": parent, "delta": delta, "tag": tag}
+    return publish(Path(run), name, hub=hub, metrics=metrics, deadline=deadline, **wanted)
 
 
 def pull(name: str, *, hub: str | None = None, offline: bool = False) -> Pulled:

@@ -38,7 +38,7 @@ class CrashError(ZooError):
     """The process ended without an answer; the message is the last line that it said."""
 
 
-def watch(module: str, order: dict[str, Any], *, on: Tell, deadline: Deadline, bars: bool = False) -> Any:
+def watch(module: str, order: dict[str, Any], *, on: Tell, deadline: Deadline) -> Any:
     """Run a module of ours in a fresh process; returns its answer.
 
     Args:
@@ -46,16 +46,14 @@ def watch(module: str, order: dict[str, Any], *, on: Tell, deadline: Deadline, b
         order: what to do.
         on: called with what it tells, but for the answer.
         deadline: when it is killed.
-        bars: its standard error goes to ours, for progress bars of a library.
 
     Raises:
         ZooError: the error that it answered, of its own class; attributes ``again`` and ``wait`` come along.
         DeadlineError: it was killed.
         CrashError: it ended without an answer.
     """
-    errors = None if bars else subprocess.PIPE
-    command = [sys.executable, "-m", module]
-    with _child(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)) as child:
+    pipe, command = subprocess.PIPE, [sys.executable, "-m", module]
+    with _child(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)) as child:
         said = _Lines(child)
         _order(child, order)
         for event in said.events(deadline):
@@ -132,7 +130,7 @@ class _Lines:
         self.found.put(None)
 
     def _drain(self, stream: Any) -> None:
-        for line in stream or ():
+        for line in stream:
             self.last = line.decode(errors="replace").strip() or self.last
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from zoo_registry import UsageError
@@ -58,9 +59,10 @@ def push(
       zoo push run me/flowers --delta
       zoo push run me/flowers --public --tag v1
     """
+    from zoo.cli.transferring import open_transfer
     from zoo.publishing import preview, publish
 
-    click.echo("loading the bundle in a fresh process, which must find the same logits", err=True)
+    click.echo("loading the bundle in a fresh process, which must find the same logits and metrics", err=True)
     told = partial(click.echo, err=True)
     if dry_run:
         planned = preview(run, name, hub=hub, delta=delta, tag=tag, metrics=not no_metrics, told=told)
@@ -75,8 +77,14 @@ def push(
 
         emit(value, as_json, show)
         return
-    wanted = {"private": private, "parent": parent, "delta": delta, "tag": tag, "metrics": not no_metrics}
-    with open_bytes_bar(name) as progress:
+    wanted: dict[str, Any] = {
+        "private": private,
+        "parent": parent,
+        "delta": delta,
+        "tag": tag,
+        "metrics": not no_metrics,
+    }
+    with open_transfer() as progress:
         pushed = publish(run, name, hub=hub, deadline=deadline, told=told, progress=progress, **wanted)
     value = {"name": pushed.name, "revision": pushed.revision, "url": pushed.url, "files": list(pushed.files)}
     value |= {"tag": tag} if tag else {}

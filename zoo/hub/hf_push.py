@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -211,26 +210,23 @@ def _order(
 def _teller(local: dict[str, RepoFile], sent: dict[str, Any], progress: Progress | None) -> Tell:
     """Passes on what the transfer tells."""
     total = sum(f.size for f in local.values())
-    done = sum(f.size for p, f in local.items() if p not in sent)
+    there = sum(f.size for p, f in local.items() if p not in sent)
+    moved: dict[str, int] = {}
 
     def on(event: dict[str, Any]) -> None:
-        nonlocal done
         if "say" in event:
             log.warning("%s", event["say"])
         if "file" in event:
-            done = min(done + int(event["done"]), total)
+            moved[str(event["file"])] = int(event["done"])
             if progress is not None:
-                progress(str(event["file"]), done, total)
+                progress(str(event["file"]), min(there + sum(moved.values()), total), total)
 
     return on
 
 
 def send(hub: HfHub, order: dict[str, Any], until: Deadline, on: Tell) -> str:
     """One try at the transfer, in a fresh process; returns the commit's id."""
-    from huggingface_hub.utils import are_progress_bars_disabled
-
-    bars = sys.stderr.isatty() and not are_progress_bars_disabled()
-    return str(watch("zoo.hub.hf_send", order, on=on, deadline=until, bars=bars)["revision"])
+    return str(watch("zoo.hub.hf_send", order, on=on, deadline=until)["revision"])
 
 
 def _publish(

@@ -10,10 +10,11 @@ finds its chunks there.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,12 @@ def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, st
     api = api or HfApi(endpoint=endpoint, token=order["token"], library_name="transfer-zoo")
     with _told(tell, endpoint):
         try:
-            adds = [_add(Path(order["folder"]), path, sha256) for path, sha256 in order["add"].items()]
+            adds = [_add(Path(order["folder"]), path, sha256, tell) for path, sha256 in order["add"].items()]
             for add in adds:
                 if add.upload_info.size >= LARGE or add.path_in_repo.endswith(".safetensors"):
                     tell({"at": f"sending {add.path_in_repo} ({_size(add.upload_info.size)}) to {endpoint}"})
-                    api.preupload_lfs_files(name, [add])
+                    with _xet_told(add.path_in_repo, tell):
+                        api.preupload_lfs_files(name, [add])
                     tell({"file": add.path_in_repo, "done": add.upload_info.size})
             tell({"at": f"waiting for {endpoint} to commit"})
             made = api.create_commit(
@@ -70,13 +72,72 @@ def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, st
     return {"revision": str(made.oid)}
 
 
-def _add(folder: Path, path: str, sha256: str) -> Any:
+def _add(folder: Path, path: str, sha256: str, tell: Tell) -> Any:
     """The operation for one file; its hash is known, so it is not read for that again."""
     from huggingface_hub import CommitOperationAdd
 
-    add = CommitOperationAdd(path, str(folder / path))
+    class Counted(CommitOperationAdd):
+        """Tells how much of it was read, where it is sent as it is."""
+
+        @contextmanager
+        def as_file(self, with_tqdm: bool = False) -> Iterator[Any]:
+            with Reading(folder / path, lambda done: tell({"file": path, "done": done})) as stream:
+                yield stream
+
+    add = Counted(path, str(folder / path))
     add.upload_info.sha256 = bytes.fromhex(sha256)
     return add
+
+
+class Reading(io.BufferedReader):
+    """A file that tells how far it was read, now and then."""
+
+    def __init__(self, path: Path, told: Callable[[int], None], step: int = 1 << 18) -> None:
+        super().__init__(io.FileIO(path, "rb"))
+        self.told, self.step, self.next = told, step, step
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        data = super().read(size)
+        if self.tell() >= self.next:
+            self.next = self.tell() + self.step
+            self.told(self.tell())
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """As of any file; what is read again is told again."""
+        spot = super().seek(offset, whence)
+        self.next = spot + self.step
+        return spot
+
+
+@contextmanager
+def _xet_told(path: str, tell: Tell) -> Iterator[None]:
+    """hf_xet tells its progress to a reporter of huggingface_hub's, which draws bars; here it is told on.
+
+    Where that is found no more, the file is told once it is there.
+    """
+    try:
+        from huggingface_hub.utils import _xet_progress_reporting as drawing
+    except ImportError:
+        yield
+        return
+    before = getattr(drawing, "XetUploadProgressReporter", None)
+
+    class Reporter:
+        """In the place of XetUploadProgressReporter."""
+
+        def update_progress(self, group: Any, items: Any) -> None:
+            tell({"file": path, "done": int(getattr(group, "total_bytes_completed", 0))})
+
+        def close(self, *args: object) -> None:
+            pass
+
+    drawing.XetUploadProgressReporter = Reporter  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        drawing.XetUploadProgressReporter = before  # type: ignore[misc, assignment]
 
 
 def _size(size: int) -> str:

@@ -10,6 +10,7 @@ from zoo.bundle.card.words import METRICS, code, counted, input_words, judged, m
 from zoo.bundle.document import Document
 from zoo.bundle.licences import Settled, licence_id, licence_kind, teacher_licences
 from zoo.bundle.measured import Comparison
+from zoo.bundle.proof import proof_lines
 
 SHOWN = 12
 """Classes that the card shows before it says how many more there are."""
@@ -99,7 +100,7 @@ def metrics(document: Document, figures: tuple[str, ...]) -> list[str]:
     for name in names:
         cells = [f"{document.metrics[s][name]:.4f}" if name in document.metrics[s] else "" for s in splits]
         lines.append(f"| {plain(name)} | {' | '.join(cells)} | {METRICS.get(name.rpartition('.')[2], '')} |")
-    lines += ["", *_compared(document)]
+    lines += ["", *proof_lines(document), *_compared(document)]
     for figure in figures:
         lines += [f"![{figure.rpartition('.')[0].replace('_', ' ')}]({figure})", ""]
     if figures:
