@@ -23,8 +23,10 @@ COMMANDS = {
     "finetune": ("zoo.cli.finetune", "finetune", "Fine-tune a backbone on data and write a bundle."),
     "evaluate": ("zoo.cli.evaluate", "evaluate", "Measure a model on data."),
     "predict": ("zoo.cli.predict", "predict", "Predict files."),
+    "card": ("zoo.cli.card", "card", "Write the model card of a run, with your own section kept."),
     "push": ("zoo.cli.publish", "push", "Publish a run or bundle to a hub."),
     "pull": ("zoo.cli.publish", "pull", "Get a published model from a hub."),
+    "export": ("zoo.cli.export", "export", "Write a model as one file for another runtime (ONNX, torch.export)."),
     "plugin": ("zoo.cli.plugin", "plugin", "List, check and make plugins."),
     "demo": ("zoo.cli.demo", "demo", "The whole job on handwritten digits, in two minutes and without a network."),
 }

@@ -41,12 +41,12 @@ def bundle_card(
             elsewhere all of its text stays, and the metadata alone is renewed.
         name: the repo's.
         hand: in place of the hand-written section.
-        force: render anew what was edited elsewhere.
+        force: render anew what was edited elsewhere; the hand-written section stays all the same.
     """
     kept = read_kept(before)
     if hand is not None:
         kept = Kept(hand.strip(), kept.metadata, kept.elsewhere)
-    if kept.elsewhere and not force and hand is None:
+    if kept.elsewhere and not force:
         metadata = front_matter(document, settled_licence(document, kept), kept.metadata)
         return f"---\n{metadata}\n---\n{body_of(before)}"
     figures = figure_names([path.name for path in folder.glob("*.png")])
