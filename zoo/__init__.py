@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.api import (
         assemble,
         evaluate,
+        export,
         find_lr,
         finetune,
         list_backbones,
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "assemble",
     "evaluate",
+    "export",
     "find_lr",
     "finetune",
     "list_backbones",

@@ -150,13 +150,15 @@ class Head(Protocol):
     """A head module.
 
     Optional methods: ``fit(features, targets)`` (closed form, no gradient), ``fold() -> Classifier | None`` (as one
-    linear layer), ``initialise(backbone, columns)`` (called once after both were built; a zero-shot head asks the
-    backbone's ``encode_text`` here, Co-Tuning its ``native_head``), ``prepare_targets(targets)`` (called once before
-    the first phase with ``run.targets``; regression takes mean and deviation from them), ``metrics(outputs, targets)
-    -> {column: {name: [B]}}`` (what this head is judged by beyond its column's kind, per sample, NaN where the label is
-    missing; evaluation gives the means). Optional attributes: ``threshold``, the probability from which on a multilabel
-    head predicts a label, 0.5 without it; ``abstains``, True where ``decode`` may refuse a sample; ``data_sized``,
-    names in the state dict of tensors whose first dimension is the number of training samples: 0 until ``fit``, and
+    linear layer), ``traceable() -> module`` (the same outputs with nothing decided by values or by the size of the
+    batch, for ``torch.export``, where ``forward`` decides so), ``initialise(backbone, columns)`` (called once after
+    both were built; a zero-shot head asks the backbone's ``encode_text`` here, Co-Tuning its ``native_head``),
+    ``prepare_targets(targets)`` (called once before the first phase with ``run.targets``; regression takes mean and
+    deviation from them), ``metrics(outputs, targets) -> {column: {name: [B]}}`` (what this head is judged by beyond its
+    column's kind, per sample, NaN where the label is missing; evaluation gives the means). Optional attributes:
+    ``threshold``, the probability from which on a multilabel head predicts a label, 0.5 without it; ``abstains``, True
+    where ``decode`` may refuse a sample; ``data_sized``, names in the state dict of tensors whose first dimension is
+    the number of training samples: 0 until ``fit``, and
     ``load_state_dict`` takes any number.
     """
 
