@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_registry import ConflictError, HubError, Input, IntegrityError, Registry, UnknownNameError, UsageError
 
-from zoo.hub.files import MANIFEST, PICKLES, read_manifest, sha256_of
+from zoo.hub.files import JSON_LIMIT, MANIFEST, PICKLES, read_manifest, sha256_of
 
 if TYPE_CHECKING:
     from zoo.bundle.document import Document
@@ -206,7 +206,7 @@ def remote_origin(name: str, registry: Registry, *, hub: str | None = None, offl
         return _remote_bundle(source, info, pinned, registry, where, offline)
     from zoo.bundle.foreign import read_foreign, stated, wanted_files
 
-    small = {name: _fetch(source, info, name, offline) for name in wanted_files(registry) if name in paths}
+    small = {name: fetch_small(source, info, name, offline) for name in wanted_files(registry) if name in paths}
     read = read_foreign(small, registry, where)
     if read is None:
         raise UsageError(f"{where} has no zoo.json and no config.json", hint=f"zoo show hf:{repo} lists what it has")
@@ -223,8 +223,8 @@ def _remote_bundle(
 ) -> Origin:
     from zoo.bundle.document import DOCUMENT, read_document
 
-    listed = read_manifest(_fetch(source, info, MANIFEST, offline), where)
-    spot = _fetch(source, info, DOCUMENT, offline)
+    listed = read_manifest(fetch_small(source, info, MANIFEST, offline), where)
+    spot = fetch_small(source, info, DOCUMENT, offline)
     if DOCUMENT not in listed or listed[DOCUMENT].sha256 != sha256_of(spot):
         raise IntegrityError(f"{where}: {DOCUMENT} is not the one that {MANIFEST} lists", hint="publish it again")
     document = read_document(spot, where=where)
@@ -236,7 +236,16 @@ def _remote_bundle(
     return _of_document(document, registry, pinned, where.partition("@")[0])
 
 
-def _fetch(source: Hub, info: RepoInfo, name: str, offline: bool) -> Path:
+def fetch_small(source: Hub, info: RepoInfo, name: str, offline: bool) -> Path:
+    """A JSON file of a repo, at the commit of ``info``.
+
+    Raises:
+        IntegrityError: it is larger than JSON may be; not a byte of it is fetched.
+        HubError: it cannot be had.
+    """
+    size = next((file.size for file in info.files if file.path == name), 0)
+    if size > JSON_LIMIT:
+        raise IntegrityError(f"{info.name}: {name} has {size} bytes, more than JSON may have ({JSON_LIMIT})")
     return source.file(info.name, name, info.revision, offline=offline).path
 
 

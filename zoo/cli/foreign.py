@@ -39,12 +39,13 @@ def show_foreign_folder(path: Path, as_json: bool) -> bool:
 def remote_foreign(hub: Hub, info: RepoInfo, registry: Registry, *, offline: bool) -> dict[str, Any]:
     """What the small files of a repo without ``zoo.json`` say of its model; empty where nobody here knows them."""
     from zoo.bundle.foreign import read_foreign, stated, wanted_files
+    from zoo.origins import fetch_small
 
     paths = {file.path for file in info.files}
     if "zoo.json" in paths:
         return {}
     names = [name for name in wanted_files(registry) if name in paths]
-    files = {name: hub.file(info.name, name, info.revision, offline=offline).path for name in names}
+    files = {name: fetch_small(hub, info, name, offline) for name in names}
     try:
         read = read_foreign(files, registry, info.name)
     except PluginError:
@@ -82,5 +83,6 @@ def print_foreign(value: dict[str, Any]) -> None:
             say("  its classifier is not one linear layer: the zoo starts from it, and does not predict with it")
     else:
         say("  a backbone without a classifier")
+    licence = one_line(value["license"] or "unknown")
     size = " x ".join(str(side) for side in value["input"].get("size", ()))
-    say(f"  input: {size} px, {value['input'].get('channels')} channels, licence {value['license'] or 'unknown'}")
+    say(f"  input: {size} px, {value['input'].get('channels')} channels, licence {licence}")
