@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_registry import ConflictError, HubError, Input, IntegrityError, Registry, UnknownNameError, UsageError
 
-from zoo.hub.files import JSON_LIMIT, MANIFEST, PICKLES, read_manifest, sha256_of
+from zoo.hub.contents import JSON_LIMIT
+from zoo.hub.files import MANIFEST, PICKLES, read_manifest, sha256_of
 
 if TYPE_CHECKING:
     from zoo.bundle.document import Document
