@@ -193,7 +193,15 @@ def load_model(
     Raises:
         ZooError: see :func:`find_model` and :func:`zoo.bundle.read.load_bundle`.
     """
-    found = find_model(model, registry=registry, hub=hub, offline=offline)
+    return load_found(find_model(model, registry=registry, hub=hub, offline=offline), registry, device=device)
+
+
+def load_found(found: FoundModel, registry: Registry, *, device: torch.device | str = "cpu") -> LoadedModel:
+    """Load a model that was found: a bundle, or what another library published.
+
+    Raises:
+        ZooError: see :func:`zoo.bundle.read.load_bundle` and :func:`zoo.bundle.foreign.load_foreign`.
+    """
     from zoo.bundle.document import DOCUMENT
     from zoo.bundle.read import load_bundle
 

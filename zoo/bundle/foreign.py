@@ -6,7 +6,7 @@ loaded the same way: names are looked up among the installed plugins, tensors co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from zoo_registry.options import parse_options
 
 import zoo
 from zoo.bundle.document import Document, PluginRecord, is_sound
+from zoo.hub.contents import check_content, check_links
 from zoo.hub.files import front_matter, read_json
 from zoo.recipe.resolve import default_head
 
@@ -140,6 +141,18 @@ def folder_files(path: Path, known: Collection[str], registry: Registry) -> dict
     return {name: path / name for name in wanted_files(registry) if name in known and (path / name).is_file()}
 
 
+def check_plain(path: Path, names: Iterable[str], where: str) -> None:
+    """Files of a folder that has no manifest: no link out of it, no code asked for, no giant header.
+
+    Raises:
+        IntegrityError: names the file.
+    """
+    wanted = list(names)
+    check_links(path, wanted, where)
+    for name in wanted:
+        check_content(path / name, name, where)
+
+
 def load_foreign(
     path: Path,
     files: Collection[str],
@@ -163,15 +176,18 @@ def load_foreign(
         PluginError: no installed format knows it.
         UsageError: it has no classifier that can predict.
     """
-    read = read_foreign(folder_files(path, files, registry), registry, name)
+    small = folder_files(path, files, registry)
+    check_plain(path, small, name)
+    read = read_foreign(small, registry, name)
     if read is None:
         return None
     if read.tensors not in files:
         raise IntegrityError(f"{name} has no {read.tensors}", hint="only safetensors files are read")
     from zoo.bundle.parts import tensor_shapes
 
+    check_plain(path, [read.tensors], name)
     shapes = tensor_shapes(path / read.tensors, name)
-    read = read_foreign(folder_files(path, files, registry), registry, name, shapes)
+    read = read_foreign(small, registry, name, shapes)
     assert read is not None
     document = foreign_document(read, registry, licence=card_licence(path / CARD))
     from zoo.bundle.read import LoadedModel, finished
