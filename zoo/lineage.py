@@ -28,7 +28,7 @@ class Step:
 
     Attributes:
         relation: ``model`` (the one that was asked for), ``base`` (what the step above began with) or ``teacher``.
-        kind: ``bundle``, ``hub`` (a file of a repo), ``package`` (a file of an installed plugin), ``file`` or ``random``.
+        kind: ``bundle``, ``hub`` (a file of a repo), ``package`` (of an installed plugin), ``file`` or ``random``.
         name: of the repo, folder, package or model.
         revision: full commit id, None where it has none.
         sha256: of the weights, None where they are random (of the manifest, for a teacher).
