@@ -418,17 +418,24 @@ def push(
     delta: bool = False,
     tag: str | None = None,
     metrics: bool = True,
+    license: str | None = None,
     deadline: float | None = None,
 ) -> Pushed:
     """Publish a run's (or a bundle's) model under ``owner/name``; it is loaded in a fresh process first and must
     reproduce its golden logits and, with ``metrics`` and where the run's data is still there, its metrics. With
     ``delta`` only what differs from the base weights is stored. ``tag`` names the revision, such as ``v1``, and is
-    never moved. ``deadline``: seconds for all waiting for the hub.
+    never moved. ``license`` stands in place of that of the base weights; what is to be known of it is logged.
+    ``deadline``: seconds for all waiting for the hub.
     """
+    import logging
+
     from zoo.publishing import publish
 
-    wanted: dict[str, Any] = {"private": private, "parent": parent, "delta": delta, "tag": tag}
-    return publish(Path(run), name, hub=hub, metrics=metrics, deadline=deadline, **wanted)
+    def told(line: str) -> None:
+        logging.getLogger("zoo").log(logging.WARNING if line.startswith("licence") else logging.INFO, "%s", line)
+
+    wanted: dict[str, Any] = {"private": private, "parent": parent, "delta": delta, "tag": tag, "license": license}
+    return publish(Path(run), name, hub=hub, metrics=metrics, deadline=deadline, told=told, **wanted)
 
 
 def pull(name: str, *, hub: str | None = None, offline: bool = False) -> Pulled:

@@ -17,6 +17,7 @@ from zoo_registry.strategy import compose
 
 from zoo.assembly.assemble import Assembled, assemble_model
 from zoo.assembly.model import TransferModel
+from zoo.bundle.licences import aloud, base_licence
 from zoo.compute.choose import choose_path
 from zoo.compute.path import check_path, settled
 from zoo.concluding import write_result
@@ -235,7 +236,7 @@ def _execute(
         assembled = assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline)
         recipe = _pin(recipe, assembled, threads if device.type == "cpu" else 0)
         check_head_methods(assembled, phases)
-        for line in assembled.summary():  # notes on the data were logged when it was opened
+        for line in (*assembled.summary(), *licence_lines(assembled)):  # notes on the data were logged at its opening
             reporter.note(line)
         prepare = getattr(assembled.model.head, "prepare_targets", None)
         if prepare is not None:
@@ -296,7 +297,7 @@ def _make_run(
         options=recipe.train,
         seed=recipe.seed,
         device=device,
-        max_bad=recipe.data.max_bad,
+        max_bad=recipe.data.bad_allowed,
         assembler=teachers,
         rebuild=rebuild,
     )
@@ -316,6 +317,14 @@ def _pin(recipe: Recipe, assembled: Assembled, threads: int) -> Recipe:
             )
     train = dataclasses.replace(recipe.train, threads=threads or recipe.train.threads)
     return dataclasses.replace(recipe, train=train, weights=dict(assembled.weights) if assembled.weights else None)
+
+
+def licence_lines(assembled: Assembled) -> list[str]:
+    """What is said of the licence of the weights that a run begins with, where it is not free for every use."""
+    if assembled.weights is None:
+        return []
+    line = aloud(base_licence(assembled.backbone.spec.weights, assembled.weights)[0], assembled.backbone.name)
+    return [line] if line else []
 
 
 def check_head_methods(assembled: Assembled, phases: list[Phase]) -> None:

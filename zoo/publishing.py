@@ -6,7 +6,6 @@ The bundle on the disk stays as the run left it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from zoo.bundle.document import DOCUMENT, read_document
 from zoo.bundle.proof import Proof
 from zoo.bundle.small import DELTA
 from zoo.bundle.verify import Checked, verify_in_fresh_process
+from zoo.cards import check_licence, render
 from zoo.deadline import push_deadline
 from zoo.hub import open_hub
 from zoo.hub.base import Pushed, RepoFile
@@ -32,11 +32,12 @@ from zoo.runs import RunFolder
 
 @dataclass(frozen=True)
 class Preview:
-    """What a push would publish: target, files with sizes, and the card."""
+    """What a push would publish: target, files with sizes, the card, and the licence."""
 
     target: str
     files: dict[str, int]
     card: str
+    license: str
 
 
 def publish(
@@ -49,6 +50,7 @@ def publish(
     delta: bool = False,
     tag: str | None = None,
     metrics: bool = True,
+    license: str | None = None,
     deadline: float | None = None,
     told: Callable[[str], Any] | None = None,
     progress: Any = None,
@@ -64,14 +66,15 @@ def publish(
         delta: store only what differs from the base weights.
         tag: a name for the revision, set after the push; one that is taken by another is never moved.
         metrics: measure again, where the run's data is still there; False publishes the numbers as not proved.
+        license: the model's licence, in place of that of the base weights, see :mod:`zoo.bundle.licences`.
         deadline: seconds for all waiting for the hub, see :func:`zoo.deadline.push_deadline`.
-        told: called with a line on the delta's size, and on what was measured again.
+        told: called with a line on the licence, on the delta's size, and on what was measured again.
         progress: see :data:`zoo.hub.base.Progress`.
 
     Raises:
         UsageError: there is nothing to publish, or a delta of it makes no sense.
         IntegrityError: files differ from the manifest, or a fresh process does not reproduce logits or metrics.
-        HubError, ConflictError: see :class:`zoo.hub.base.Hub`.
+        HubError, ConflictError: see :class:`zoo.hub.base.Hub`; sources of the licence that do not agree.
     """
     folder = bundle_folder(run)
     target = open_hub(hub)
@@ -81,7 +84,7 @@ def publish(
     target.check_push(name, until)
     with ExitStack() as stack:
         with until.paused():
-            ready = stack.enter_context(_ready(folder, name, hub, delta, metrics, told))
+            ready = stack.enter_context(_ready(folder, name, hub, delta, metrics, license, told))
         if tag is not None:
             require_free(target, name, tag, ready)
         message = "Publish a model of the zoo"
@@ -101,6 +104,7 @@ def preview(
     delta: bool = False,
     tag: str | None = None,
     metrics: bool = True,
+    license: str | None = None,
     told: Callable[[str], Any] | None = None,
 ) -> Preview:
     """What :func:`publish` would do, with every check of it but without publishing."""
@@ -109,25 +113,35 @@ def preview(
     if tag is not None:
         check_tag(tag)
     target.check_push(name)
-    with _ready(folder, name, hub, delta, metrics, told) as ready:
+    with _ready(folder, name, hub, delta, metrics, license, told) as ready:
         if tag is not None:
             require_free(target, name, tag, ready)
         files = {path: (ready / path).stat().st_size for path in list_folder(ready)}
         card = ready / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    return Preview(f"{name} on {target.location}", files, text)
+        licence = check_licence(ready).name
+    return Preview(f"{name} on {target.location}", files, text, licence)
 
 
 @contextmanager
 def _ready(
-    folder: Path, name: str, hub: str | None, delta: bool, metrics: bool, told: Callable[[str], Any] | None
+    folder: Path,
+    name: str,
+    hub: str | None,
+    delta: bool,
+    metrics: bool,
+    license: str | None,
+    told: Callable[[str], Any] | None,
 ) -> Iterator[Path]:
     """The folder to publish, proved, for as long as it is needed."""
     run = run_of(folder)
+    for line in check_licence(folder, license).lines:
+        if told is not None:
+            told(line)
     with _staged(folder, hub, delta, told) as small:
         files = check_folder(small)
         checked = verify_in_fresh_process(small, hub, run if metrics else None, told)
-        with _told(small, files, name, proof_of(small, checked, metrics), run) as ready:
+        with _told(small, files, name, proof_of(small, checked, metrics), license, run) as ready:
             yield ready
 
 
@@ -147,16 +161,17 @@ def proof_of(folder: Path, checked: Checked, metrics: bool) -> Proof:
 
 
 @contextmanager
-def _told(folder: Path, files: dict[str, int], name: str, proof: Proof, run: Path | None) -> Iterator[Path]:
-    """The folder with the proof in ``zoo.json`` and in the card."""
-    from zoo.bundle.card import CARD, bundle_card, read_card
+def _told(
+    folder: Path, files: dict[str, int], name: str, proof: Proof, license: str | None, run: Path | None
+) -> Iterator[Path]:
+    """The folder with the proof and the licence in ``zoo.json`` and in the card, which names the repo."""
+    from zoo.bundle.card import CARD
     from zoo.bundle.staging import staged
     from zoo.files import json_bytes
 
-    document = dataclasses.replace(read_document(folder / DOCUMENT, where=str(folder)), proof=proof)
-    values = {**read_json(folder / DOCUMENT, DOCUMENT), "proof": proof.to_json()}
-    card = bundle_card(folder, document, before=read_card(folder), name=name)
-    with staged(folder, files, {DOCUMENT: json_bytes(values), CARD: card.encode()}, near=run) as ready:
+    rendered = render(folder, name=name, license=license, proof=proof)
+    values = {**read_json(folder / DOCUMENT, DOCUMENT), **rendered.document.to_json()}
+    with staged(folder, files, {DOCUMENT: json_bytes(values), CARD: rendered.text.encode()}, near=run) as ready:
         yield ready
 
 

@@ -20,6 +20,7 @@ from zoo.cli.output import emit, hub_option, json_option, locked_option, offline
 @click.option("--parent", metavar="REVISION", help="Refuse if the hub's head is not this revision.")
 @click.option("--delta", is_flag=True, help="Store only what differs from the base weights.")
 @click.option("--tag", metavar="TAG", help="A name for the revision, such as v1; one that is taken is never moved.")
+@click.option("--license", metavar="ID", help="The model's licence: an id of the Hub, or other:NAME.")
 @click.option("--no-metrics", is_flag=True, help="Do not measure again; the card says that the numbers are not proved.")
 @click.option(
     "--deadline",
@@ -37,6 +38,7 @@ def push(
     parent: str | None,
     delta: bool,
     tag: str | None,
+    license: str | None,
     no_metrics: bool,
     deadline: float | None,
     dry_run: bool,
@@ -50,6 +52,9 @@ def push(
     Every wait for the hub is said. A push that did not come through can be repeated: large files that have arrived are
     not sent again.
 
+    The licence of the base weights is carried into the card, an unknown one as unknown. --license states another, and
+    decides where sources do not agree.
+
     With --delta the repo holds the tensors that differ from the base weights, and names those by commit and sha256;
     zoo pull makes it whole again.
 
@@ -58,6 +63,7 @@ def push(
       zoo push run me/flowers --hub hub/
       zoo push run me/flowers --delta
       zoo push run me/flowers --public --tag v1
+      zoo push run me/flowers --license cc-by-nc-4.0 --dry-run
     """
     from zoo.cli.transferring import open_transfer
     from zoo.publishing import preview, publish
@@ -65,13 +71,17 @@ def push(
     click.echo("loading the bundle in a fresh process, which must find the same logits and metrics", err=True)
     told = partial(click.echo, err=True)
     if dry_run:
-        planned = preview(run, name, hub=hub, delta=delta, tag=tag, metrics=not no_metrics, told=told)
+        planned = preview(run, name, hub=hub, delta=delta, tag=tag, metrics=not no_metrics, license=license, told=told)
         value = {"name": name, "target": planned.target, "files": planned.files, "dry_run": True}
+        value |= {"private": private, "license": planned.license, "card": planned.card}
 
         def show() -> None:
-            say(f"would publish {planned.target}:")
+            who = "private" if private else "public: everybody can read it"
+            say(f"would publish {planned.target} ({who}{f', tag {tag}' if tag else ''}):")
             for file, size in planned.files.items():
                 say(f"  {short_number(size):>6}B  {file}")
+            say(f"  {short_number(sum(planned.files.values())):>6}B  in {len(planned.files)} files")
+            say(f"licence: {planned.license}")
             say()
             say(planned.card)
 
@@ -83,6 +93,7 @@ def push(
         "delta": delta,
         "tag": tag,
         "metrics": not no_metrics,
+        "license": license,
     }
     with open_transfer() as progress:
         pushed = publish(run, name, hub=hub, deadline=deadline, told=told, progress=progress, **wanted)
