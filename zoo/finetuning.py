@@ -35,6 +35,7 @@ from zoo.runs import LOCK, RunFolder
 from zoo.teachers import Teachers
 from zoo.tracking import Fan, build_trackers, join_trackers, open_tracking, read_trackers
 from zoo.training.checkpoint import CheckpointFolder
+from zoo.training.feed import batch_notes
 from zoo.training.limits import Limits, SmallerStepsError, release_memory
 from zoo.training.lock import RunLock
 from zoo.training.log import MetricsLog
@@ -236,7 +237,8 @@ def _execute(
         assembled = assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline)
         recipe = _pin(recipe, assembled, threads if device.type == "cpu" else 0)
         check_head_methods(assembled, phases)
-        for line in (*assembled.summary(), *licence_lines(assembled)):  # notes on the data were logged at its opening
+        batches = batch_notes(len(data.split("train")), recipe.train.batch_size)
+        for line in (*assembled.summary(), *licence_lines(assembled), *batches):  # those on the data were logged
             reporter.note(line)
         prepare = getattr(assembled.model.head, "prepare_targets", None)
         if prepare is not None:

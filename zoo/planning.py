@@ -175,6 +175,7 @@ def open_recipe_data(source: Any, recipe: Recipe, **more: Any) -> Dataset:
         task=options.task,
         labels_per_class=options.labels_per_class,
         follow_links=options.follow_links,
+        strict=options.strict,
         seed=recipe.seed,
         **more,
     )

@@ -99,6 +99,7 @@ class FinetuneCommand(click.Command):
 @click.option("--augment", metavar="LEVEL", help="auto, none, light, medium or strong.")
 @click.option("--workers", metavar="N", help="Processes that decode images; auto (the default) measures.")
 @click.option("--max-bad", metavar="SHARE", help="Share of unreadable images allowed; 0.01 by default.")
+@click.option("--strict", is_flag=True, default=None, help="Refuse unreadable images, and images in two splits.")
 @click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
 @click.option(
     "--label-column", "label_columns", multiple=True, metavar="NAME", help="Column with targets (repeatable)."
@@ -192,7 +193,7 @@ def make_request(data: str | None, asked: dict[str, Any]) -> Request:
     if asked["weights"] is not None and asked["no_pretrained"]:
         raise UsageError("--weights and --no-pretrained say the opposite", hint="leave one of them out")
     train = {name: asked[name] for name in ("epochs", "batch_size", "lr", "weight_decay", "augment", "workers")}
-    names = ("image_column", "split_column", "task", "max_bad")
+    names = ("image_column", "split_column", "task", "max_bad", "strict")
     return Request(
         data=data,
         backbone=asked["backbone"],

@@ -162,7 +162,19 @@ def read_recipe(path: Path) -> Recipe:
         raise UsageError(
             f"{path}: {error}", hint="a run leaves a recipe that works in its folder: RUN/recipe.toml"
         ) from error
+    if (key := _secret(values)) is not None:
+        raise UsageError(f"{path}: {key!r} holds a token", hint="take it out, and set HF_TOKEN in the environment")
     return recipe_from_dict(values, where=str(path))
+
+
+def _secret(value: Any, key: str = "recipe") -> str | None:
+    """The key of the first text that has a token in it: a recipe is written into run folders and bundles."""
+    from zoo.hub.hf_errors import mask
+
+    if isinstance(value, str):
+        return key if mask(value) != value else None
+    inner = value.items() if isinstance(value, dict) else ((key, v) for v in value) if isinstance(value, list) else ()
+    return next((found for k, v in inner if (found := _secret(v, str(k))) is not None), None)
 
 
 def _component(component: Component, private: bool) -> dict[str, Any]:

@@ -234,19 +234,27 @@ def _refuse_width(spec: BackboneSpec, backbone: TimmBackbone) -> None:
 
 
 def _refuse_gaps(recipe: Recipe, model: nn.Module, weights: Path, found: LoadReport) -> None:
-    """A file that lacks tensors is not this backbone's; only a stem that could not be adapted may stay random.
+    """A file that lacks tensors is not this backbone's; only a stem for other channels may stay random.
 
     Integer buffers (index tables) are made by the constructor and need no file.
     """
     state = model.state_dict()
-    first = recipe.config.get("first_conv")
+    first = recipe.config.get("first_conv") if recipe.image.channels != recipe.native.channels else None
     stems = tuple(f"{s}." for s in ((first,) if isinstance(first, str) else first or ()))
     gaps = [n for n in found.initialised if state[n].is_floating_point() and not n.startswith(stems)]
     if gaps:
+        heads = tuple(f"{c}." for c in recipe.classifiers)
+        strange = [n for n in found.dropped if not n.startswith(heads)]
+        more = f", and has {len(strange)} that are not its own: {_first(strange)}" if strange else ""
         raise IntegrityError(
-            f"weights file '{weights.name}' does not fit '{recipe.name}': it lacks {len(gaps)} tensors ('{gaps[0]}')",
+            f"weights file '{weights.name}' does not fit '{recipe.name}': "
+            f"it lacks {len(gaps)} of {len(state)} tensors: {_first(gaps)}{more}",
             "give the file of this backbone",
         )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(f"'{n}'" for n in names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _file_channels(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
