@@ -101,7 +101,7 @@ def _refused(error: BaseException, response: Any, asked: Asked) -> ZooError:
     if status in (408, 429) or status >= 500:
         return busy_error(response, hub)
     if status == 404 and not response.headers.get("X-Error-Code"):
-        return _no_hub(hub)
+        return no_hub(hub)
     if status == 412:
         return ConflictError(f"{str(asked)!r} changed meanwhile on {hub}", "look at it (zoo show NAME) and push again")
     if "GatedRepoError" in names:
@@ -134,7 +134,8 @@ def busy_error(response: Any, hub: str) -> UnreachableError:
     return busy
 
 
-def _no_hub(hub: str) -> UnreachableError:
+def no_hub(hub: str) -> UnreachableError:
+    """The error for an answer that no hub gives."""
     return UnreachableError(f"{hub} does not answer like a hub", "a login page in between? a wrong URL?")
 
 
@@ -146,7 +147,7 @@ def _broken(error: BaseException, asked: Asked) -> ZooError:
     if "OfflineModeIsEnabled" in kinds:
         return UnreachableError(f"{hub} may not be asked: HF_HUB_OFFLINE is set", "unset it, or use what is cached")
     if isinstance(error, json.JSONDecodeError) or "FileMetadataError" in kinds:
-        return _no_hub(hub)
+        return no_hub(hub)
     if kinds & {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}:
         return UnreachableError(f"cannot reach {hub}: {_reason(error)}", "check the network, or HF_ENDPOINT")
     if "TimeoutException" in kinds:

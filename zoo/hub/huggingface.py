@@ -34,7 +34,7 @@ from zoo.hub.base import TAG, FetchedFile, Progress, Pulled, Pushed, RepoFile, R
 from zoo.hub.contents import check_content, check_files
 from zoo.hub.files import MANIFEST, NOT_BINDING, check_listed, is_safe, mismatch, only_pickles, read_manifest
 from zoo.hub.hf_cache import Cache
-from zoo.hub.hf_errors import Asked, MissingRepoError, UnreachableError, attempt
+from zoo.hub.hf_errors import Asked, MissingRepoError, UnreachableError, attempt, no_hub
 from zoo.hub.meter import Meter
 from zoo.hub.names import check_name, check_path, check_revision
 from zoo.hub.tags import hf_tags, hf_write_tag
@@ -405,8 +405,11 @@ def _check_told(told: Any, info: RepoInfo, file: RepoFile, asked: Asked) -> None
     """What the hub says of a file is what it said of the revision; nothing is downloaded otherwise.
 
     Raises:
+        UnreachableError: it is no hub that says it.
         IntegrityError: another commit, size or hash.
     """
+    if told.commit_hash is None:
+        raise no_hub(asked.endpoint)
     for word, expected, found in (
         ("commit", info.revision, told.commit_hash),
         ("size", file.size, told.size),

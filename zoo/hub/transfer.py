@@ -2,7 +2,7 @@
 
 huggingface_hub waits in many ways without a word: 6 tries at a busy hub with whatever pause it asks for, 5 at a broken
 connection, for ever at a lock that another process holds, up to 100 s within hf_xet. Here the call runs in a thread of
-its own and is watched: what another process does to get the same file counts as going on, a third of :func:`patience`
+its own and is watched: what another process does to get the same file counts as going on, a sixth of :func:`patience`
 without a byte is told, and after all of it the call is given up. A busy hub's answer is raised at once, so that the
 one place that waits (:func:`zoo.hub.hf_errors.attempt`) can say so; a connection that breaks is told, and given up when
 it breaks three times without a byte in between.
@@ -103,7 +103,7 @@ class Transfer(Generic[T]):
             silent = time.monotonic() - since
             if silent >= limit:
                 raise self._silence(silent)
-            if silent >= limit / 3 and not told:
+            if silent >= limit / 6 and not told:
                 told = True
                 log.warning("%s: nothing came for %.0f s; waiting up to %.0f s", self._what(), silent, limit)
 
