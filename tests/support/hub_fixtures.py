@@ -132,9 +132,7 @@ def send_from_here(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
     monkeypatch.setattr(hf_errors, "time", SimpleNamespace(sleep=waits.append))
     monkeypatch.setattr("zoo.deadline.sleep", waits.append)
-    monkeypatch.setattr(
-        hf_push, "send", lambda hub, order, until, on: hf_send.transfer(order, on, hub.api)["revision"]
-    )
+    monkeypatch.setattr(hf_push, "send", lambda hub, order, until, on: hf_send.transfer(order, on, hub.api))
     return waits
 
 

@@ -224,9 +224,9 @@ def _teller(local: dict[str, RepoFile], sent: dict[str, Any], progress: Progress
     return on
 
 
-def send(hub: HfHub, order: dict[str, Any], until: Deadline, on: Tell) -> str:
-    """One try at the transfer, in a fresh process; returns the commit's id."""
-    return str(watch("zoo.hub.hf_send", order, on=on, deadline=until)["revision"])
+def send(hub: HfHub, order: dict[str, Any], until: Deadline, on: Tell) -> dict[str, Any]:
+    """One try at the transfer, in a fresh process; returns its answer."""
+    return dict(watch("zoo.hub.hf_send", order, on=on, deadline=until))
 
 
 def _publish(
@@ -245,7 +245,7 @@ def _publish(
                 raise known from error
             until.wait(max(wait, getattr(known, "wait", None) or 0.0), known.message)
         else:
-            return _made(hub, order["name"], made, until), True
+            return _made(hub, order["name"], str(made["revision"]), until), bool(made["created"])
     raise AssertionError("unreachable")
 
 

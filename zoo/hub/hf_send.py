@@ -24,10 +24,12 @@ from zoo.watched import Tell, serve
 
 LARGE = 1 << 20
 """Bytes from which on a file goes before the commit; tensors always do, as hubs store them as large files."""
+TRIES = 5
+"""After so many waits huggingface_hub gives a request up."""
 _WAIT = re.compile(r"(?:Retrying in|Waiting) (\d[\d.]*)s")
 
 
-def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, str]:
+def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, Any]:
     """Send large files, then commit.
 
     Args:
@@ -37,7 +39,8 @@ def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, st
         api: an HfApi; None makes one.
 
     Returns:
-        ``{"revision": commit id}``.
+        ``{"revision": commit id, "created": whether the commit is of this push}``: of what somebody else has just
+        published none is made.
 
     Raises:
         ZooError: as :func:`zoo.hub.hf_errors.translate`; what came of it has to be looked up.
@@ -46,7 +49,7 @@ def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, st
 
     endpoint, name = order["endpoint"], order["name"]
     api = api or HfApi(endpoint=endpoint, token=order["token"], library_name="transfer-zoo")
-    with _told(tell, endpoint):
+    with _told(tell, endpoint) as heard:
         try:
             adds = [_add(Path(order["folder"]), path, sha256, tell) for path, sha256 in order["add"].items()]
             for add in adds:
@@ -68,8 +71,11 @@ def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, st
 
                 text = f"{endpoint} refuses the card: {redact(str(error))}"
                 raise DataError(text, "mend README.md's header") from error
-            raise translate(error, Asked(endpoint, name)) from error
-    return {"revision": str(made.oid)}
+            known = translate(error, Asked(endpoint, name))
+            if heard.waits >= TRIES:  # huggingface_hub has been patient already
+                vars(known).update(again=False, wait=None)
+            raise known from error
+    return {"revision": str(made.oid), "created": not heard.idle}
 
 
 def _add(folder: Path, path: str, sha256: str, tell: Tell) -> Any:
@@ -145,28 +151,36 @@ def _size(size: int) -> str:
 
 
 @contextmanager
-def _told(tell: Tell, endpoint: str) -> Iterator[None]:
+def _told(tell: Tell, endpoint: str) -> Iterator[_Waits]:
     """What huggingface_hub waits for is told; it waits up to 23 s for a hub that is busy, or as long as that asks."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.handlers[:], logger.level
-    logger.handlers, logger.level = [_Waits(tell, endpoint)], logging.WARNING
+    heard = _Waits(tell, endpoint)
+    logger.handlers, logger.level = [heard], logging.WARNING
     try:
-        yield
+        yield heard
     finally:
         logger.handlers, logger.level = before
 
 
 class _Waits(logging.Handler):
-    """Turns huggingface_hub's two lines, what went wrong and how long it waits, into one of ours."""
+    """Turns huggingface_hub's two lines, what went wrong and how long it waits, into one of ours.
+
+    ``waits`` is how often it waited for the request that it is at, ``idle`` whether it found nothing to commit.
+    """
 
     def __init__(self, tell: Tell, endpoint: str) -> None:
         super().__init__()
         self.tell, self.endpoint, self.why = tell, endpoint, "it does not answer"
+        self.waits, self.idle = 0, False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the reason, tell the wait."""
         text = record.getMessage()
+        self.idle = self.idle or text.startswith("No files have been modified")
         if found := _WAIT.search(text):
+            count = re.search(r"Retry (\d+)/", text)
+            self.waits = int(count[1]) if count else self.waits + 1
             self.tell({"say": f"{self.endpoint}: {self.why}; trying again in {float(found[1]):g} s"})
         elif " thrown while requesting" in text:
             reason = text.partition(" thrown while requesting")[0]
