@@ -142,14 +142,14 @@ def folder_origin(path: Path, registry: Registry, *, hub: str | None = None, off
 
 
 def _foreign_folder(path: Path, files: tuple[str, ...], registry: Registry) -> Origin:
-    from zoo.bundle.foreign import CARD, card_licence, check_plain, folder_files, read_foreign
+    from zoo.bundle.foreign import CARD, card_licence, check_plain, folder_files, no_tensors, read_foreign
 
     small = folder_files(path, files, registry)
     check_plain(path, small, str(path))
     read = read_foreign(small, registry, str(path))
     assert read is not None  # or these were no foreign files
     if read.tensors not in files:
-        raise UsageError(f"{str(path)!r} has no {read.tensors}", hint="only safetensors files are read")
+        raise no_tensors(path, read.tensors, str(path))
     check_plain(path, [read.tensors], str(path))
     spot = path / read.tensors
     source = {"kind": "file", "path": str(spot.resolve()), "sha256": sha256_of(spot), GIVEN: str(path)}

@@ -43,6 +43,10 @@ def drawn_model(
                 value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
         for value in made.model.head.parameters():
             value.copy_(torch.randn(value.shape, generator=generator))
+    if not made.head.spec.gradient:
+        width = made.backbone.spec.features[made.features]
+        given, targets = torch.randn(30, width, generator=generator), torch.arange(30) % len(classes)
+        made.model.head.fit(given, {"label": targets})
     made.model.eval()
     return made
 

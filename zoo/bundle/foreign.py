@@ -29,7 +29,7 @@ from zoo_registry.options import parse_options
 import zoo
 from zoo.bundle.document import Document, PluginRecord, is_sound
 from zoo.hub.contents import check_content, check_links
-from zoo.hub.files import front_matter, read_json
+from zoo.hub.files import PICKLES, front_matter, read_json
 from zoo.recipe.resolve import default_head
 
 if TYPE_CHECKING:
@@ -141,6 +141,13 @@ def folder_files(path: Path, known: Collection[str], registry: Registry) -> dict
     return {name: path / name for name in wanted_files(registry) if name in known and (path / name).is_file()}
 
 
+def no_tensors(path: Path, tensors: str, where: str) -> IntegrityError:
+    """The error for a folder without a safetensors file: names what may hold code, where that is what it has."""
+    code = sorted(p.name for p in path.iterdir() if p.suffix.lower() in PICKLES)
+    why = f"{code[0]} is of a kind that may hold code and is never loaded" if code else f"there is no {tensors}"
+    return IntegrityError(f"{where} has no safe weights: {why}", hint="only safetensors files are read")
+
+
 def check_plain(path: Path, names: Iterable[str], where: str) -> None:
     """Files of a folder that has no manifest: no link out of it, no code asked for, no giant header.
 
@@ -182,7 +189,7 @@ def load_foreign(
     if read is None:
         return None
     if read.tensors not in files:
-        raise IntegrityError(f"{name} has no {read.tensors}", hint="only safetensors files are read")
+        raise no_tensors(path, read.tensors, name)
     from zoo.bundle.parts import tensor_shapes
 
     check_plain(path, [read.tensors], name)
