@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import canary
 import numpy as np
 import pytest
 from data_images import folder as image_folder
@@ -125,7 +126,8 @@ def recipe(text: str) -> Callable[[Scene], None]:
     """``{here}/recipe.toml``: the finished run's with a line before it."""
 
     def make(scene: Scene) -> None:
-        (scene.here / "recipe.toml").write_text(text + (scene.run / "recipe.toml").read_text())
+        spot = canary.given(scene.here / "recipe.toml")
+        spot.write_text(text + (scene.run / "recipe.toml").read_text())
 
     return make
 

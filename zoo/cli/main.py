@@ -98,7 +98,16 @@ def cli(debug: bool) -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. The one place where errors become a line and an exit code."""
-    sys.exit(main(list(sys.argv[1:] if arguments is None else arguments)))
+    try:
+        code = main(list(sys.argv[1:] if arguments is None else arguments))
+    except Exception as error:  # of --debug
+        import traceback
+
+        from zoo.hub.hf_errors import mask
+
+        click.echo(mask("".join(traceback.format_exception(error))), err=True, nl=False)
+        code = getattr(error, "exit_code", 1)
+    sys.exit(code)
 
 
 def main(arguments: list[str]) -> int:
