@@ -156,7 +156,7 @@ def test_json_of_push_and_pull(finished_run: Path, tmp_path: Path, monkeypatch: 
     assert set(pulled) == {"name", "revision", "path"}
     assert pulled["revision"] == pushed["revision"]
     rows = done("list", "models", "x", "--json").json
-    assert {"name", "kind", "summary", "revision", "private", "modified", "url"} == set(rows[0])
+    assert {"name", "kind", "summary", "revision", "private", "modified", "url", "where"} == set(rows[0])
     assert rows[0]["summary"] == "cnn fine-tuned for label"
     again = done("push", finished_run, "me/x")
     assert "already published me/x" in again.out

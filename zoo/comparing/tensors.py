@@ -1,7 +1,8 @@
 """The tensors of two bundles, file by file and one at a time, so that no model has to fit into memory twice.
 
 Of a tensor that both have in one shape: ``norm`` = |a|, ``change`` = |b - a| (Euclidean, summed in float64), of a block
-the roots of the sums of squares. Equal means equal bit by bit, in the same type.
+the roots of the sums of squares. Counters (whole numbers, such as BatchNorm's number of batches) have no part in them.
+Equal means equal bit by bit, in the same type.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _compare_files(found: TensorChanges, file: str, a: Path, b: Path, block: Cal
 
 
 def _count(found: TensorChanges, name: str, left: Tensor, right: Tensor | None) -> float | None:
-    """Put a tensor into its block; returns its relative change, None where it did not change."""
+    """Put a tensor into its block; returns its relative change, None where it did not change or is a counter."""
     row = found.blocks.setdefault(name, Block(name))
     row.tensors += 1
     row.elements += left.numel()
@@ -159,8 +160,10 @@ def _count(found: TensorChanges, name: str, left: Tensor, right: Tensor | None) 
     row.squares += size
     if right is None or _equal(left, right):
         return None
-    moved = _square(_wide(right) - _wide(left))
     row.changed += 1
+    if not left.is_floating_point():
+        return None
+    moved = _square(_wide(right) - _wide(left))
     row.moved += moved
     return math.sqrt(moved / size) if size > 0 else math.inf
 
@@ -179,8 +182,10 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _square(tensor: Tensor) -> float:
-    norm = torch.linalg.vector_norm(_wide(tensor), dtype=torch.float64) if tensor.numel() else torch.zeros(())
-    return float(norm) ** 2
+    """The sum of squares; 0 of whole numbers."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return 0.0
+    return float(torch.linalg.vector_norm(_wide(tensor), dtype=torch.float64)) ** 2
 
 
 def _names(path: Path) -> list[str]:
