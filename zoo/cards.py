@@ -158,11 +158,19 @@ def _difference(document: Document, found: Document, split: str | None) -> str |
         return "it was trained on other data (the fingerprints differ)"
     if found.columns != document.columns:
         return "its columns or classes are not the same"
+    if _scalars(document) != _scalars(found):
+        return "it learned from or was measured on other samples of it"
     for what in ("seed", "data"):
         one, two = document.recipe.get(what), found.recipe.get(what)
         if one != two:
             return f"its {what} in the recipe differs, so it learned from or was measured on other samples"
     return None
+
+
+def _scalars(document: Document) -> dict[str, Any]:
+    """What the data's description says of which samples were drawn."""
+    told = {k: v for k, v in document.data.items() if not isinstance(v, dict | list) and k != "name"}
+    return {**told, "splits": document.data.get("splits")}
 
 
 def _copy_with(folder: Path, to: Path, files: Iterable[str], rendered: Rendered) -> None:

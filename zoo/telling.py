@@ -97,8 +97,8 @@ def figure_name(column: Column, columns: tuple[Column, ...]) -> str:
     """File name of a column's confusion figure, one that a link in Markdown can hold."""
     if len(columns) == 1:
         return "confusion.png"
-    slug = re.sub(r"[^\w.-]+", "-", column.name).strip("-.") or "column"
-    same = [c for c in columns if (re.sub(r"[^\w.-]+", "-", c.name).strip("-.") or "column") == slug]
+    slug = re.sub(r"[^\w-]+", "-", column.name).strip("-") or "column"
+    same = [c for c in columns if (re.sub(r"[^\w-]+", "-", c.name).strip("-") or "column") == slug]
     return f"confusion_{slug}.png" if len(same) == 1 else f"confusion_{slug}-{columns.index(column) + 1}.png"
 
 

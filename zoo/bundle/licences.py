@@ -127,7 +127,7 @@ def stated_licence(text: str) -> str:
         if not _NAME.fullmatch(found) or found in LICENCES:
             raise UsageError(f"--license {text!r:.80}: no name of terms that the Hub does not list", "other:acme-terms")
         return found
-    if found not in LICENCES or found == "other":
+    if not text.strip() or found not in LICENCES or found == "other":
         close = did_you_mean(found, LICENCES) or "huggingface.co/docs/hub/repositories-licenses lists them"
         raise UsageError(f"--license {text!r:.80} is no licence that the Hub knows", f"{close}; else other:NAME")
     return found

@@ -42,7 +42,8 @@ def card(
     hand = None
     if notes is not None:
         try:
-            hand = click.open_file(notes, encoding="utf-8").read()
+            with click.open_file(notes, encoding="utf-8") as file:
+                hand = file.read()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "no UTF-8 text"
             raise UsageError(f"--notes {notes!r}: {reason}", hint="a text file, or - for standard input") from error
