@@ -106,7 +106,7 @@ def _watched_captures(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     """What a test printed or logged."""
     report = yield
-    for title, text in item._report_sections:
+    for _, title, text in item._report_sections:
         try:
             check(text, f"{title} of {item.nodeid}")
         except AssertionError as error:
