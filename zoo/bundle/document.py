@@ -260,8 +260,10 @@ class _Reader:
         classes = value.get("classes") if good else None
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise self.wrong("a target column is not as it should be")
-        if len(set(classes)) != len(classes) or bool(classes) == (value["kind"] == "regression"):
-            raise self.wrong(f"column {value['name']!r:.60} has a class twice, none, or some where none belong")
+        if not classes and value["kind"] != "regression":
+            raise self.wrong(f"column {value['name']!r:.60} has no class names", "ask whoever published it")
+        if len(set(classes)) != len(classes) or (classes and value["kind"] == "regression"):
+            raise self.wrong(f"column {value['name']!r:.60} has a class twice, or some where none belong")
         return Column(name=value["name"], kind=value["kind"], classes=tuple(classes))
 
     def recipe(self) -> dict[str, Any]:
