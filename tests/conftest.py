@@ -17,7 +17,7 @@ for _name in [n for n in os.environ if n.startswith(("HF_", "HUGGING_FACE_", "ZO
     del os.environ[_name]
 os.environ |= {"HF_HOME": str(_HOME), "HF_HUB_DISABLE_TELEMETRY": "1"}
 
-pytest_plugins = ["hub_fixtures", "zoo_runs", "small_forms", "canary"]
+pytest_plugins = ["hub_fixtures", "canary", "zoo_runs", "small_forms"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell; the tests send SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)

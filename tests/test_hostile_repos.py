@@ -163,12 +163,14 @@ def test_the_watch_notices_what_it_is_there_to_notice(scene):
             text = text.replace(f"{{{name}}}", str(value))
         return text
 
-    rust = f"import safetensors\ntry: safetensors.safe_open('{spots['bait']}', 'np')\nexcept Exception: pass"
+    unseen = scene.base / "bait" / "by-rust.json"
+    unseen.write_text("{}")
+    rust = f"import safetensors\ntry: safetensors.safe_open('{unseen}', 'np')\nexcept Exception: pass"
     calls = scene.trap.calls
     done, found, touched = watched(scene, [*map(filled, CONTROLS), rust])
     for control, says, rows in zip(CONTROLS, CONTROLS.values(), found[:-1], strict=True):
         assert any(re.search(filled(says), row) for row in rows), (control, rows)
-    assert touched.count("secret.json") >= 3  # the third is the one that was opened from Rust
+    assert {"secret.json", "by-rust.json"} <= set(touched)
     assert scene.trap.calls == calls + 1
     assert all(step.code == 0 for step in done)
 
@@ -191,7 +193,7 @@ def test_what_may_not_be_pulled_is_refused_with_the_file_and_the_reason(scene):
     names = [name for name in REFUSED if name != "delta"]
     asked = [[word, f"evil/{name}"] for name in names for word in ("pull", "show")]
     done, found, touched = watched(scene, asked)
-    assert [rows for rows in found if rows] == []
+    assert not any(found), "\n".join(row for rows in found for row in rows)
     assert touched == []
     for step, (word, repo) in zip(done, asked, strict=True):
         code, says = REFUSED[repo.removeprefix("evil/")]
@@ -214,7 +216,7 @@ MODELS = {
     "path": (5, "'starter/../../bait'"),
     "factory": (5, "factory"),
     "delta": (5, "delta"),
-    "theirs": (5, "model.safetensors"),  # the weights are not that architecture's
+    "theirs": (5, "the classifier is"),  # the weights are not that architecture's
 }
 
 
@@ -222,7 +224,7 @@ def test_a_hostile_repo_does_nothing_when_it_is_used_as_a_model(scene):
     photo = str(sorted(scene.photos.rglob("*.jpg"))[0])
     asked = [["predict", f"evil/{name}", photo, "--workers", "0"] for name in MODELS]
     done, found, touched = watched(scene, asked)
-    assert [rows for rows in found if rows] == []
+    assert not any(found), "\n".join(row for rows in found for row in rows)
     assert touched == []
     for step, (name, (code, says)) in zip(done, MODELS.items(), strict=True):
         assert step.code == code, (name, step.err)
@@ -240,7 +242,7 @@ def test_a_hostile_repo_does_nothing_to_the_longer_commands(scene):
         start = ["finetune", str(scene.photos), "--backbone", f"hf:evil/{name}", "--strategy", "linear:1"]
         asked.append([*start, "--out", run, "--set", "train.workers=0", "--batch-size", "8"])
     done, found, touched = watched(scene, asked)
-    assert [rows for rows in found if rows] == []
+    assert not any(found), "\n".join(row for rows in found for row in rows)
     assert touched == []
     codes = [step.code for step in done]
     assert codes[:2] == [0, 0], done[1].err

@@ -22,6 +22,7 @@ STORED = "hf_storedCanary55"
 CANARIES = (TOKEN, READER, STORED, "hf_storedLogin99")
 LOGINS = frozenset({"token", "stored_tokens"})
 """Files in which a login is stored, by huggingface_hub or by a test in its place."""
+_TOLD = pytest.StashKey[set[str]]()
 _given: set[Path] = set()
 _found: list[str] = []
 
@@ -106,10 +107,14 @@ def _watched_captures(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     """What a test printed or logged."""
     report = yield
+    told = item.stash.setdefault(_TOLD, set())
     for _, title, text in item._report_sections:
+        if title in told:
+            continue
         try:
             check(text, f"{title} of {item.nodeid}")
         except AssertionError as error:
+            told.add(title)
             report.outcome, report.longrepr = "failed", str(error)
     return report
 
