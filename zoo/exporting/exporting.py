@@ -80,8 +80,9 @@ def export_model(
 ) -> ExportResult:
     """Write a model for another runtime into ``out``, which appears whole, once the file was checked, or not at all.
 
-    The model must reproduce its golden logits first, where it has some. The file is run (onnxruntime, or torch after reloading) on the
-    golden inputs and at two other batch sizes, and must agree with the model: ``|a - b| <= 1e-4 + 1e-3 max|b|``.
+    The model must reproduce its golden logits first, where it has some. The file is run (onnxruntime, or torch after
+    reloading) on the golden inputs and at two other batch sizes, and must agree with the model:
+    ``|a - b| <= 1e-4 + 1e-3 max|b|``.
 
     Args:
         loaded: the model, on the CPU.

@@ -134,9 +134,10 @@ def _placeholder(place: int) -> str:
 def _name(proto: Any, module: Deployed) -> None:
     """Give the outputs their names; what else is called so (a column may be called ``add``) gives way."""
     wanted = list(module.names.values())
-    taken = {*wanted, *_names(proto)}
     renamed = {_placeholder(place): name for place, name in enumerate(wanted)}
-    for name in set(wanted) & _names(proto):
+    others = _names(proto) - renamed.keys()
+    taken = {*wanted, *others}
+    for name in sorted(others.intersection(wanted)):
         renamed[name] = next(new for n in range(len(taken) + 1) if (new := f"{name}.{n}") not in taken)
         taken.add(renamed[name])
     _rename(proto.graph, renamed)

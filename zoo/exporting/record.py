@@ -44,7 +44,7 @@ def make_record(loaded: LoadedModel, module: Deployed, to: str, file: str, versi
             "manifest_sha256": sha256_of(manifest) if manifest.is_file() else None,
             "backbone": document.backbone,
             "head": document.head,
-            "license": document.license,
+            "license": document.license_stated or document.license,
         },
         "input": describe_input(input, module),
         "transform": {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(input).items()},
