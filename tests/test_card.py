@@ -101,8 +101,9 @@ def test_columns_of_several_kinds_are_told_and_read_back_apart():
     values = {"kind.accuracy": 0.9, "kind.ece": 0.02, "age in years.r2": 0.5, "age in years.mae": 3.25}
     text = render_card(document(columns=columns, metrics={"test": values}, samples={"test": {"kind": 10}}))
     check_card(text, "here")
-    assert "| kind.accuracy on test | 0.900" in text
-    assert "| age in years.r2 on test | 0.500 |" in text
+    assert "| `kind`, accuracy on test | 0.900" in text
+    assert "| `age in years`, r2 on test | 0.500 |" in text
+    assert "### `age in years`\n\n| metric | test | |\n|---|---|---|\n| r2 | 0.5000 |" in text
     assert "mean absolute error; lower is better" in text
     _, found = model_index_to_eval_results(metadata(text)["model-index"])
     rows = {(r.dataset_config, r.metric_type): (r.task_type, r.metric_value) for r in found}

@@ -213,7 +213,7 @@ def test_push_says_what_the_licence_forbids_and_carries_it(restricted: Path, tmp
     card = (Path(told["path"]) / "README.md").read_text()
     assert "license: cc-by-nc-4.0" in card
     assert "**It forbids commercial use.**" in card
-    assert "says timm's pretrained_cfg" in card
+    assert "`cc-by-nc-4.0` (source: timm's pretrained_cfg)" in card
 
 
 @pytest.mark.usefixtures("unproved")

@@ -122,7 +122,7 @@ def _model(document: Document, relation: str, name: str, revision: str | None, s
         name=name,
         revision=revision,
         sha256=sha256,
-        license=document.license,
+        license=document.license_stated or document.license,
         learned=learned(document.recipe) or None,
         backbone=document.backbone,
     )

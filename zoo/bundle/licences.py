@@ -168,11 +168,11 @@ def settle(document: Document, written: str | None = None) -> Settled:
         written: the licence that a person wrote into the card's metadata, None where nobody did.
     """
     base, of = licence_id(document.license), document.backbone
-    says = f", says {document.license_source}" if document.license_source else ""
-    inherited = f"the licence of the base weights{says}" if document.base else "stated by nobody"
+    says = f" ({document.license_source})" if document.license_source else ""
+    inherited = "that of the base weights" if document.base else "stated by nobody"
     stated = document.license_stated
     if stated is not None:
-        return Settled(stated, _departs(document, stated, inherited), lines=_departing(document, stated))
+        return Settled(stated, _departs(document, stated), lines=_departing(document, stated))
     if written is not None and licence_id(written) != base:
         if document.license is not None:
             told = f"the card's metadata says {licence_id(written)}, the base weights {of} have {base}{says}"
@@ -198,10 +198,10 @@ def teacher_licences(document: Document) -> dict[str, str | None]:
     return {str(name): pin.get("license") for name, pin in rows if isinstance(pin, Mapping)}
 
 
-def _departs(document: Document, stated: str, inherited: str) -> str:
+def _departs(document: Document, stated: str) -> str:
     if document.base is None or licence_id(document.license) == stated:
         return "stated by who published it"
-    return f"stated by who published it; the base weights have `{licence_id(document.license)}` ({inherited})"
+    return f"stated by who published it; the base weights have `{licence_id(document.license)}`"
 
 
 def _departing(document: Document, stated: str) -> tuple[str, ...]:

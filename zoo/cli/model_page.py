@@ -160,6 +160,8 @@ def print_document(document: Document) -> None:
     source = base.get("repo") or base.get("package") or ("a local file" if base else "random weights")
     at = f" at {base['revision'][:12]}" if base.get("revision") else ""
     say(f"  base: {one_line(source + at)}, licence {one_line(document.license or 'unknown')}")
+    if document.license_stated is not None:
+        say(f"  licence, as stated by who published it: {one_line(document.license_stated)}")
     if document.adapter is not None:
         state = "merged" if document.merged else "applied on loading"
         say(f"  adapter: {document.adapter.method} of {document.adapter.strategy}, {state}")

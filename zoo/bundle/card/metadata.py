@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo_registry import DataError
 
-from zoo.bundle.card.words import modality, title
+from zoo.bundle.card.words import column_of, modality, title
 from zoo.bundle.document import Document
 from zoo.bundle.licences import LICENCES, Settled, settle
 from zoo.hub.base import TAG
@@ -68,7 +68,7 @@ def results(document: Document) -> Iterator[Any]:
 
     for split, metrics in document.metrics.items():
         for name, value in metrics.items():
-            column = next((c for c in document.columns[1:] if name.startswith(f"{c.name}.")), document.columns[0])
+            column = column_of(document, name)
             several = len(document.columns) > 1
             metric = name.removeprefix(f"{column.name}.") if several else name
             yield EvalResult(

@@ -6,7 +6,18 @@ from typing import Any
 
 from zoo_registry import Column
 
-from zoo.bundle.card.words import METRICS, code, counted, input_words, judged, main_metrics, plain, recipe_label, wilson
+from zoo.bundle.card.words import (
+    METRICS,
+    code,
+    column_of,
+    counted,
+    input_words,
+    judged,
+    main_metrics,
+    plain,
+    recipe_label,
+    wilson,
+)
 from zoo.bundle.document import Document
 from zoo.bundle.licences import Settled, licence_id, licence_kind, teacher_licences
 from zoo.bundle.measured import Comparison
@@ -14,6 +25,8 @@ from zoo.bundle.proof import proof_lines
 
 SHOWN = 12
 """Classes that the card shows before it says how many more there are."""
+ENOUGH = 100
+"""So many labels are needed to judge probabilities by."""
 FEW = 1000
 """Up to so many samples the interval of an accuracy is told."""
 FORMS = {
@@ -23,7 +36,7 @@ FORMS = {
     "torch": "a torch dataset",
     "digits": "scikit-learn's handwritten digits",
 }
-TOLD = frozenset({"form", "name", "fingerprint", "columns", "samples", "splits", "ignored"})
+TOLD = frozenset({"form", "name", "fingerprint", "columns", "samples", "splits", "ignored", "val_fraction", "val_seed"})
 
 
 def what(document: Document, settled: Settled) -> list[str]:
@@ -36,7 +49,9 @@ def what(document: Document, settled: Settled) -> list[str]:
     rows += list(_scores(document))
     shown = "" if licence_kind(settled.name) != "non-commercial" else ": no commercial use"
     rows.append(("licence", f"{code(settled.name)}{shown}"))
-    lines = ["A transfer model, trained with the zoo.", "", "| | |", "|---|---|"]
+    on = f" on {code(str(document.data['name']))}" if document.data.get("name") else ""
+    learned = "pretrained, then fine-tuned" if document.base else "trained from random weights"
+    lines = [f"`{document.backbone}`, {learned}{on} with the zoo.", "", "| | |", "|---|---|"]
     return [*lines, *(f"| {name} | {value} |" for name, value in rows), ""]
 
 
@@ -62,7 +77,8 @@ def _scores(document: Document) -> list[tuple[str, str]]:
     for column, metric in main_metrics(document):
         value = document.metrics[split].get(metric)
         if value is not None:
-            rows.append((f"{plain(metric)} on {split}", f"{value:.3f}{_interval(document, split, column, metric)}"))
+            name = f"{code(column)}, {metric.removeprefix(f'{column}.')}" if len(document.columns) > 1 else metric
+            rows.append((f"{name} on {split}", f"{value:.3f}{_interval(document, split, column, metric)}"))
     best = max((c for c in document.comparisons if c.start == "random"), key=_first_metric(document), default=None)
     gain = gains(document, best) if best is not None else []
     return rows + [("transfer gain", ", ".join(f"{value:+.3f} {plain(name)}" for name, value in gain))] * bool(gain)
@@ -93,19 +109,34 @@ def metrics(document: Document, figures: tuple[str, ...]) -> list[str]:
     """The table of metrics, the comparisons, the figures."""
     if not document.metrics:
         return ["## Metrics", "", "Not measured.", ""]
-    splits = list(document.metrics)
-    first = [metric for _, metric in main_metrics(document)]
-    names = list(dict.fromkeys([*first, *(name for found in document.metrics.values() for name in found)]))
-    lines = ["## Metrics", "", f"| metric | {' | '.join(splits)} | |", "|---|" + "---|" * len(splits) + "---|"]
-    for name in names:
-        cells = [f"{document.metrics[s][name]:.4f}" if name in document.metrics[s] else "" for s in splits]
-        lines.append(f"| {plain(name)} | {' | '.join(cells)} | {METRICS.get(name.rpartition('.')[2], '')} |")
-    lines += ["", *proof_lines(document), *_compared(document)]
+    lines = ["## Metrics", ""]
+    if len(document.columns) == 1:
+        lines += _table(document, document.columns[0], "")
+    else:
+        for column in document.columns:
+            lines += [f"### {code(column.name)}", "", *_table(document, column, f"{column.name}.")]
+    lines += [*proof_lines(document), *_compared(document)]
     for figure in figures:
         lines += [f"![{figure.rpartition('.')[0].replace('_', ' ')}]({figure})", ""]
     if figures:
         lines += ["Rows are the true classes, columns what was predicted; colour is the share of the row.", ""]
     return lines
+
+
+def _table(document: Document, of: Column, prefix: str) -> list[str]:
+    """The metrics of a column, whose names begin with ``prefix``, the main one first, a column for each split."""
+    splits = list(document.metrics)
+    first = [metric for _, metric in main_metrics(document)]
+    found = [*first, *(name for metrics in document.metrics.values() for name in metrics)]
+    names = [name for name in dict.fromkeys(found) if column_of(document, name) is of]
+    lines = (
+        [f"| metric | {' | '.join(splits)} | |", "|---|" + "---|" * len(splits) + "---|"] if names else ["No label."]
+    )
+    for name in names:
+        cells = [f"{document.metrics[s][name]:.4f}" if name in document.metrics[s] else "" for s in splits]
+        metric = name.removeprefix(prefix)
+        lines.append(f"| {plain(metric)} | {' | '.join(cells)} | {METRICS.get(metric, '')} |")
+    return [*lines, ""]
 
 
 def _compared(document: Document) -> list[str]:
@@ -135,12 +166,24 @@ def limits(document: Document) -> list[str]:
         lines.append("There was no test split. The best epoch was chosen on val, so its numbers flatter the model.")
     if any(column.kind == "classification" for column in document.columns):
         lines.append("It answers with one of its classes whatever it is shown, also where none of them is right.")
-    error = document.metrics.get(split or "", {}).get("ece", 0.0)
-    if error > 0.1:
-        lines.append(f"Its probabilities are no frequencies: they are off by {error:.0%} on average (ece).")
+    for column in document.columns:
+        lines += _weak(document, column, split or "")
     if document.base and not any(c.start == "random" for c in document.comparisons):
         lines.append("Whether the pretrained weights helped was not measured.")
     return ["## Limits", "", *(f"- {line}" for line in [*lines, *map(plain_note, document.notes)]), ""]
+
+
+def _weak(document: Document, column: Column, split: str) -> list[str]:
+    """What the metrics of a column say against it, as far as the labels suffice to say so."""
+    several = len(document.columns) > 1
+    found, of = document.metrics.get(split, {}), f" of {code(column.name)}" if several else ""
+    balanced, error = (found.get(f"{column.name}." * several + name) for name in ("balanced_accuracy", "ece"))
+    lines = []
+    if column.kind == "classification" and balanced is not None and balanced <= 1.05 / max(1, column.size):
+        lines.append(f"One answer for everything would have the same balanced accuracy{of} ({balanced:.2f}).")
+    if error is not None and error > 0.1 and document.samples.get(split, {}).get(column.name, 0) >= ENOUGH:
+        lines.append(f"The probabilities{of} are no frequencies: they are off by {error:.0%} on average (ece).")
+    return lines
 
 
 def plain_note(note: str) -> str:
@@ -162,6 +205,10 @@ def data(document: Document) -> list[str]:
     splits = {name: count for name, count in (told.get("splits") or {}).items() if isinstance(count, int)}
     if splits:
         lines += ["| split | samples |", "|---|---|", *(f"| {plain(n)} | {c:,} |" for n, c in splits.items()), ""]
+    if isinstance(told.get("val_fraction"), float):
+        lines += [
+            f"- val was drawn from train: {told['val_fraction']:.0%}, by seed {plain(str(told.get('val_seed', 0)))}"
+        ]
     rows = {k: v for k, v in told.items() if not isinstance(v, dict | list) and k not in TOLD and v is not None}
     lines += [f"- {plain(name).replace('_', ' ')}: {plain(str(value))}" for name, value in rows.items()]
     lines += [f"- left aside: {counted(n, 'file')} ({plain(what)})" for what, n in (told.get("ignored") or {}).items()]
@@ -192,7 +239,7 @@ def base(document: Document, settled: Settled) -> list[str]:
     else:
         lines.append(f"Fine-tuned from `{document.backbone}` ({_where(document.base)}).")
         known = licence_id(document.license)
-        says = f", says {plain(document.license_source)}" if document.license_source else ""
+        says = f" (source: {plain(document.license_source)})" if document.license_source else ""
         lines.append(f"Licence of the base weights: {f'`{known}`{says}' if document.license else 'unknown'}.")
     for teacher, licence in teacher_licences(document).items():
         lines.append(f"It learned from the outputs of {code(teacher)}, licence {code(licence_id(licence))}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zoo_registry import AudioInput, ImageInput, Input, TextInput
+from zoo_registry import AudioInput, Column, ImageInput, Input, TextInput
 
 from zoo.bundle.document import Document
 from zoo.evaluation.metrics import MAIN_METRIC
@@ -75,6 +75,12 @@ def main_metrics(document: Document) -> list[tuple[str, str]]:
     rows = [(c.name, f"{c.name}." * several + MAIN_METRIC[c.kind][0]) for c in document.columns]
     known = {name for metrics in document.metrics.values() for name in metrics}
     return [row for row in rows if row[1] in known]
+
+
+def column_of(document: Document, metric: str) -> Column:
+    """The column that a metric is of: ``column.metric`` where there are several, and the longest name that fits."""
+    fitting = [c for c in document.columns if metric.startswith(f"{c.name}.")] if len(document.columns) > 1 else []
+    return max(fitting, key=lambda c: len(c.name), default=document.columns[0])
 
 
 def judged(document: Document) -> str | None:
