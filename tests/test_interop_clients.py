@@ -12,6 +12,7 @@ from hub_fixtures import client_env, run_python
 from interop import METRICS, drawn_model, photo_files, say, write_job, write_model
 from zoo_registry import Registry
 from zoo_runs import CLASSES
+from zoo_timm.features import pyramid_levels
 
 from zoo.bundle.read import load_bundle
 
@@ -24,7 +25,7 @@ SEVERAL = "timm/deit_tiny_distilled_patch16_224.fb_in1k"  # two classifiers: the
 NONE = "timm/vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"  # published without a classifier
 
 CLIENT = """
-import json, subprocess, sys
+import json, subprocess, sys, traceback
 from pathlib import Path
 
 job = json.loads(Path(sys.argv[1]).read_text())
@@ -64,14 +65,13 @@ def by_timm(row, told):
         out["strict"] = model.state_dict().keys() == weights.keys() and same(model.state_dict(), weights)
         local = timm.create_model("local-dir:" + row["bundle"], pretrained=True).eval()
         out["local"] = off(local(x), wanted)
-        if row.get("short"):
-            return out
         bare = timm.create_model(name, pretrained=True, num_classes=0).eval()
         out["bare"] = off(bare(x), told["features"])
         other = timm.create_model(name, pretrained=True, num_classes=5).eval()
         out["other"] = [list(other(x).shape), same(bare.state_dict(), weights), other.pretrained_cfg["label_names"]]
         if "level0" in told:
-            maps = timm.create_model(name, pretrained=True, features_only=True).eval()(x)
+            picked = {"out_indices": row["levels"]} if row["levels"] else {}
+            maps = timm.create_model(name, pretrained=True, features_only=True, **picked).eval()(x)
             wanted = [told[f"level{n}"] for n in range(len(maps))]
             out["levels"] = [off(m, w) for m, w in zip(maps, wanted, strict=True)]
         config = timm.data.resolve_data_config(pretrained_cfg=model.pretrained_cfg)
@@ -110,10 +110,13 @@ def by_transformers(row, told):
 
 
 for row in job["repos"]:
-    told = load_file(row["told"])
-    answers[row["repo"]] = {"timm": by_timm(row, told)}
-    if row.get("transformers", True):
-        answers[row["repo"]]["transformers"] = by_transformers(row, told)
+    told, answer = load_file(row["told"]), {}
+    for name, ask in (("timm", by_timm), ("transformers", by_transformers)):
+        try:
+            answer[name] = ask(row, told)
+        except Exception:
+            answer["failed"] = name + ": " + traceback.format_exc()
+    answers[row["repo"]] = answer
 
 if "adapter" in job:
     from peft import PeftModel
@@ -163,7 +166,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, lora_run: Path, finished_r
         "me/normed": drawn_model(NORMED),
         "me/convolution": drawn_model(CONVOLUTION, backbone_options={"model_args": '{"layers": [1, 1, 1, 1]}'}),
         "me/several": drawn_model(SEVERAL),
-        "me/none": drawn_model(NONE, backbone_options={"model_args": '{"depth": 2}'}),
+        "me/none": drawn_model(NONE, backbone_options={"model_args": '{"depth": 3}'}),
         "me/beside": drawn_model(LINEAR, "basics/mlp"),
         "me/labels": drawn_model(LINEAR, "basics/multilabel", kind="multilabel"),
     }
@@ -185,7 +188,8 @@ def job_of(bundles: dict[str, Any], copy: Path) -> dict[str, Any]:
     for repo, path in bundles["paths"].items():
         folded = json.loads((path / "zoo.json").read_text())["head"]["form"] == "folded"
         told = told_file(bundles["root"], path)
-        rows.append({"repo": repo, "bundle": path, "folded": folded, "told": told})
+        levels = pyramid_levels(load_bundle(path, Registry()).model.backbone.model)
+        rows.append({"repo": repo, "bundle": path, "folded": folded, "told": told, "levels": levels})
     document = json.loads((bundles["paths"]["me/lora"] / "zoo.json").read_text())
     config = json.loads((bundles["paths"]["me/lora"] / "config.json").read_text())
     lora = next(row for row in rows if row["repo"] == "me/lora")
@@ -202,6 +206,9 @@ def test_the_real_clients_load_every_kind_of_bundle(loopback: Any, bundles: dict
     job = job_of(bundles, tmp_path / "copy")
     out = run_python(CLIENT, write_job(tmp_path / "job.json", **job), env=client_env(server, tmp_path / "home"))
     answers = json.loads(out.splitlines()[-1])
+    (tmp_path / "answers.json").write_text(json.dumps(answers, indent=1))
+    failed = {repo: answer["failed"] for repo, answer in answers.items() if "failed" in answer}
+    assert not failed, "\n".join(f"{repo}: {why}" for repo, why in failed.items())
     for row in job["repos"]:
         check_timm(answers[row["repo"]]["timm"], row)
         check_transformers(answers[row["repo"]]["transformers"], row, bundles["told"][row["repo"]])

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_registry import ConflictError, HubError, Input, IntegrityError, Registry, UnknownNameError, UsageError
+from zoo_registry import (
+    BackboneSpec,
+    ConflictError,
+    HubError,
+    Input,
+    IntegrityError,
+    Registry,
+    UnknownNameError,
+    UsageError,
+)
 
 from zoo.hub.contents import JSON_LIMIT
 from zoo.hub.files import MANIFEST, PICKLES, read_manifest, sha256_of
@@ -321,6 +330,13 @@ def source_in_words(source: Mapping[str, Any]) -> str:
     if source.get("kind") == "file":
         return f"file {source.get(GIVEN)}"
     return f"hub repo {source.get('repo')} at {str(source.get('revision'))[:12]}"
+
+
+def licence_of(spec: BackboneSpec, source: Mapping[str, Any] | None) -> str | None:
+    """The licence of the weights that a recipe begins with: of chosen ones what their card states, None if unknown."""
+    if source is not None and chosen(source):
+        return source.get("license")
+    return spec.weights.license if spec.weights is not None else None
 
 
 def at_hand(source: Mapping[str, Any], hub: str | None = None) -> bool:
