@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_registry.errors import ConflictError, HubError, IntegrityError, did_you_mean
 
 from zoo.hub.base import TAG, FetchedFile, Progress, Pulled, Pushed, RepoFile, RepoInfo
+from zoo.hub.contents import check_content, check_files
 from zoo.hub.files import (
     MANIFEST,
     check_listed,
@@ -114,9 +115,11 @@ class FolderHub:
     ) -> Pulled:
         """As :meth:`zoo.hub.base.Hub.pull`: verifies the revision in place and returns the hub's own folder."""
         info, folder = self._find(name, revision)
+        check_files(info.files, f"{name}@{info.revision[:7]}")
         done, total = 0, sum(f.size for f in info.files)
         for file in info.files:
             self._verify(folder / file.path, file, f"{name}@{info.revision[:7]}: {file.path}")
+            check_content(folder / file.path, file.path, f"{name}@{info.revision[:7]}")
             done += file.size
             if progress:
                 progress(file.path, done, total)
@@ -147,6 +150,7 @@ class FolderHub:
         if sha256 is not None and file.sha256 != sha256:
             raise mismatch(f"{name}@{info.revision[:7]}: {filename}", sha256, file.sha256, "the caller")
         self._verify(folder / filename, file, f"{name}@{info.revision[:7]}: {filename}")
+        check_content(folder / filename, filename, f"{name}@{info.revision[:7]}")
         if progress:
             progress(filename, file.size, file.size)
         return FetchedFile(

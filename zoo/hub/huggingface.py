@@ -333,7 +333,8 @@ class HfHub:
 
         def watched() -> str:
             lock = self.cache.lock(info.name, blob)
-            return Transfer(asked, meter, lambda: self.cache.partial(info.name, blob), lock).run(call)
+            transfer: Transfer[str] = Transfer(asked, meter, lambda: self.cache.partial(info.name, blob), lock)
+            return transfer.run(call)
 
         self.cache.sweep(info.name)
         return Path(attempt(watched, asked))
