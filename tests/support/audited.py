@@ -36,8 +36,8 @@ SYSTEM = (
     "/etc/pki/",
 )
 ETC = ("localtime", "mime.types", "hosts", "resolv.conf", "nsswitch.conf", "os-release", "gai.conf", "host.conf")
-TOOLS = ("/sbin/ldconfig",)
-"""Programs that Python's own ctypes asks where a library is."""
+TOOLS = ("/sbin/ldconfig", "fc-list")
+"""Programs that ctypes asks where a library is, and matplotlib where fonts are."""
 HARMLESS_PICKLES = ("torch", "numpy", "_codecs", "collections", "sklearn", "zoo", "functools")
 INET = (2, 10)
 
