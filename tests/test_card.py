@@ -173,6 +173,14 @@ def test_metadata_of_a_persons_own_survives(bundle: Path):
     assert (found["language"], found["datasets"]) == ("en", ["me/photos"])
     assert {"letters", "zoo"} <= set(found["tags"])
     assert found["model-index"]
+    mine = {"task": {"type": "image-classification"}, "dataset": {"name": "beans", "type": "beans"}}
+    found["model-index"][0]["results"].append({**mine, "metrics": [{"type": "accuracy", "value": 0.25}]})
+    found |= {"self": 1, "7": 2}
+    card.write_text(f"---\n{yaml.safe_dump(found)}---\n" + card.read_text().split("---\n", 2)[2])
+    edit_bundle(bundle, metrics={"val": {"accuracy": 0.5}})
+    done("card", bundle)
+    again = metadata(card.read_text())["model-index"][0]["results"]
+    assert [(r["dataset"]["name"], r["metrics"][0]["value"]) for r in again] == [("photos", 0.5), ("beans", 0.25)]
 
 
 def test_text_elsewhere_is_never_lost_unasked(bundle: Path, tmp_path: Path):
@@ -208,6 +216,14 @@ def test_print_writes_nothing(bundle: Path):
     assert (said["license"], said["changed"], said["metadata"]["license"]) == ("mit", True, "mit")
     assert said["text"].startswith("---\n")
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_what_a_terminal_would_obey_is_not_printed(bundle: Path):
+    card = bundle / "README.md"
+    card.write_text(card.read_text().replace(BEGIN, f"{BEGIN}\n\x1b]0;title\x07 and\ttext\n"))
+    shown = done("card", bundle, "--print").out
+    assert "\x1b" not in shown
+    assert "?]0;title? and\ttext" in shown
 
 
 def test_a_stated_licence_stays_with_the_bundle(bundle: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from zoo_registry import UsageError
 
-from zoo.cli.output import emit, json_option, quoted, say
+from zoo.cli.output import emit, json_option, lines, quoted, say
 
 
 @click.command()
@@ -64,7 +64,7 @@ def card(
 
     def human() -> None:
         if show:
-            say(rendered.text.rstrip())
+            say(lines(rendered.text.rstrip()))
             return
         say(f"{folder / 'README.md'}: {'written' if rendered.changed else 'as it should be'}")
         say(f"next: zoo push {quoted(run)} OWNER/NAME --dry-run")

@@ -96,6 +96,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
+def lines(text: str) -> str:
+    """A text of several lines as :func:`one_line` makes one: nothing in it is obeyed by a terminal."""
+    return "\n".join("".join(c if c.isprintable() or c == "\t" else "?" for c in line) for line in text.split("\n"))
+
+
 def counted(number: int, noun: str) -> str:
     """``1 epoch``, ``3 epochs``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

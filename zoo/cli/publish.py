@@ -9,7 +9,17 @@ from typing import Any
 import click
 from zoo_registry import UsageError
 
-from zoo.cli.output import emit, hub_option, json_option, locked_option, offline_option, quoted, say, short_number
+from zoo.cli.output import (
+    emit,
+    hub_option,
+    json_option,
+    lines,
+    locked_option,
+    offline_option,
+    quoted,
+    say,
+    short_number,
+)
 
 
 @click.command()
@@ -83,7 +93,7 @@ def push(
             say(f"  {short_number(sum(planned.files.values())):>6}B  in {len(planned.files)} files")
             say(f"licence: {planned.license}")
             say()
-            say(planned.card)
+            say(lines(planned.card))
 
         emit(value, as_json, show)
         return

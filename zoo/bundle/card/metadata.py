@@ -22,6 +22,9 @@ OURS = frozenset(
 )  # fmt: skip
 """Keys that are written anew with every card; a person's other keys (``language``, ``datasets``...) stay."""
 
+ARGUMENTS = frozenset({"self", "model_name", "eval_results", "ignore_metadata_errors"})
+"""What the Hub's library takes for arguments of its own."""
+
 
 def task_of(document: Document, kind: str) -> str:
     """``image-classification``."""
@@ -34,7 +37,8 @@ def front_matter(document: Document, settled: Settled | None = None, kept: Mappi
     Args:
         document: the bundle's ``zoo.json``.
         settled: its licence; by the rules where None.
-        kept: metadata of the card before: keys that are not ours stay, and so do tags that a person added.
+        kept: metadata of the card before: keys that are not ours stay, and so do tags and results on other data that
+            a person added.
     """
     from huggingface_hub import ModelCardData
 
@@ -42,6 +46,9 @@ def front_matter(document: Document, settled: Settled | None = None, kept: Mappi
     known = task.endswith("classification")  # the Hub has no task for regression
     base = document.base.get("repo") if document.base else None
     kept = kept or {}
+    relation = "finetune" if document.merged else "adapter"
+    measured = list(results(document))
+    measured += others(kept.get("model-index"), measured)
     own = [TAG, "transfer-learning", *([task] if known else [])]
     more = kept.get("tags") if isinstance(kept.get("tags"), list) else []
     data = ModelCardData(
@@ -50,14 +57,10 @@ def front_matter(document: Document, settled: Settled | None = None, kept: Mappi
         pipeline_tag=task if known else None,
         tags=list(dict.fromkeys([*own, *(str(tag) for tag in more or ())])),
         base_model=base or kept.get("base_model"),
-        base_model_relation="finetune" if base else kept.get("base_model_relation"),
-        model_name=title(document) if document.metrics else None,
-        eval_results=list(results(document)) or None,
-        **{
-            name: value
-            for name, value in kept.items()
-            if name not in OURS and name not in ("model_name", "eval_results")
-        },
+        base_model_relation=relation if base else kept.get("base_model_relation"),
+        model_name=title(document) if measured else None,
+        eval_results=measured or None,
+        **{name: value for name, value in kept.items() if name not in OURS | ARGUMENTS},
     )
     return str(data.to_yaml()).strip()
 
@@ -81,6 +84,22 @@ def results(document: Document) -> Iterator[Any]:
                 metric_name=f"{column.name}: {metric}" if several else metric,
                 metric_value=round(value, 6),
             )
+
+
+def others(index: Any, ours: list[Any]) -> list[Any]:
+    """Of a card's ``model-index`` the results on data that ours are not on: a person's."""
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    try:
+        found = model_index_to_eval_results(index or [])[1] if index else []
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        return []
+
+    def where(row: Any) -> tuple[Any, ...]:
+        return row.dataset_type, row.dataset_name, row.dataset_config, row.dataset_split
+
+    known = {where(row) for row in ours}
+    return [row for row in found if where(row) not in known]
 
 
 def _licence(document: Document, settled: Settled) -> dict[str, str]:
