@@ -198,7 +198,7 @@ def test_a_file_that_was_cut_off_goes_on_from_where_it_was(server, connect, tmp_
 def test_more_bytes_than_were_announced_are_not_taken(server, connect, monkeypatch):
     from zoo.hub import huggingface
 
-    monkeypatch.setattr(huggingface, "_check_told", lambda *told: None)
+    monkeypatch.setattr(huggingface, "check_told", lambda *told: None)
     hub = connect(server)
     known = hub._info
 

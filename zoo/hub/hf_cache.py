@@ -157,11 +157,19 @@ class Cache:
             ward.parent.mkdir(parents=True, exist_ok=True)
             os.rename(real, ward)
             if stamp != _stamp(ward):  # replaced in this very moment: put the good one back
-                with contextlib.suppress(FileExistsError):
-                    os.link(ward, real)
-                ward.unlink()
+                self._put_back(ward, real)
             else:
                 os.utime(ward)  # its day begins
+
+    def _put_back(self, ward: Path, real: Path) -> None:
+        try:
+            os.link(ward, real)
+        except FileExistsError:  # and another came since
+            pass
+        except OSError:  # a disk without such links
+            os.rename(ward, real)
+            return
+        ward.unlink()
 
     def forget(self, spot: Path) -> None:
         """Remove the links that lead to a file which is not there and will not come."""
@@ -187,7 +195,12 @@ class Cache:
 
     def room(self, name: str, files: Iterable[RepoFile], sha: str) -> None:
         """Raise HubError where the disk has no room for those of the files that are not here yet."""
-        missing = [f for f in files if self.find(name, sha, f.path) is None]
+        blobs = self.repo(name) / "blobs"  # where an earlier commit may have left the same content
+        missing = [
+            f
+            for f in files
+            if not self.find(name, sha, f.path) and not (blobs / (f.sha256 or f.git_sha1 or "-")).exists()
+        ]
         spot = self.repo(name)
         while not spot.exists() and spot != spot.parent:
             spot = spot.parent

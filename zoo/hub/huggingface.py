@@ -23,7 +23,7 @@ import fnmatch
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -34,7 +34,8 @@ from zoo.hub.base import TAG, FetchedFile, Progress, Pulled, Pushed, RepoFile, R
 from zoo.hub.contents import check_content, check_files
 from zoo.hub.files import MANIFEST, NOT_BINDING, check_listed, is_safe, mismatch, only_pickles, read_manifest
 from zoo.hub.hf_cache import Cache
-from zoo.hub.hf_errors import Asked, MissingRepoError, UnreachableError, attempt, no_hub
+from zoo.hub.hf_errors import Asked, MissingRepoError, UnreachableError, attempt
+from zoo.hub.hf_info import check_told, repo_info
 from zoo.hub.meter import Meter
 from zoo.hub.names import check_name, check_path, check_revision
 from zoo.hub.tags import hf_tags, hf_write_tag
@@ -180,26 +181,7 @@ class HfHub:
         return RepoInfo(name=name, revision=sha, files=tuple(f for f in files if f), url=str(self.cache.repo(name)))
 
     def _info(self, model: Any) -> RepoInfo:
-        """huggingface_hub's ModelInfo as ours."""
-        files = []
-        for row in model.siblings or ():
-            sha256 = row.lfs.sha256 if row.lfs is not None else None
-            git = None if sha256 else row.blob_id
-            files.append(RepoFile(path=row.rfilename, size=row.size or 0, sha256=sha256, git_sha1=git))
-        metadata: Mapping[str, Any] = {}
-        with contextlib.suppress(Exception):  # a card that its library cannot read is no reason to hide the repo
-            metadata = dict(model.card_data.to_dict()) if model.card_data else {}
-        changed = model.last_modified
-        return RepoInfo(
-            name=model.id,
-            revision=str(model.sha or ""),
-            files=tuple(files),
-            tags=tuple(model.tags or ()),
-            private=bool(model.private),
-            modified=changed.isoformat() if changed is not None else None,
-            url=f"{self.location}/{model.id}",
-            metadata=metadata,
-        )
+        return repo_info(model, self.location)
 
     # ------------------------------------------------------------------ fetching
 
@@ -324,7 +306,7 @@ class HfHub:
         def call() -> str:
             # The look that fails at once where hf_hub_download would retry for 23 s.
             told = get_hf_file_metadata(url, token=self.token, timeout=_timeout(), endpoint=self.location)
-            _check_told(told, info, file, asked)
+            check_told(told, info, file, asked)
             bar = meter.bar(on_bytes)
             spot: str = hf_hub_download(
                 info.name, file.path, **at, token=self.token, cache_dir=self.cache.folder, tqdm_class=bar
@@ -400,28 +382,6 @@ def _pickled(at: str, pickles: list[str]) -> HubError:
         f"{at} has no safe weights: {pickles[0]} is of a kind that may hold code and is never loaded",
         "another repo or tag with safetensors; or convert it yourself where you trust it",
     )
-
-
-def _check_told(told: Any, info: RepoInfo, file: RepoFile, asked: Asked) -> None:
-    """What the hub says of a file is what it said of the revision; nothing is downloaded otherwise.
-
-    Raises:
-        UnreachableError: it is no hub that says it.
-        IntegrityError: another commit, size or hash.
-    """
-    if told.commit_hash is None:
-        raise no_hub(asked.endpoint)
-    for word, expected, found in (
-        ("commit", info.revision, told.commit_hash),
-        ("size", file.size, told.size),
-        ("sha256", file.sha256, told.etag if file.sha256 else None),
-    ):
-        if found is not None and expected is not None and found != expected:
-            raise IntegrityError(
-                f"{asked.endpoint} contradicts itself on {file.path} of {info.name}@{info.revision[:7]}: "
-                f"{word} {expected}, then {found}",
-                "try again later; a proxy in between?",
-            )
 
 
 def _timeout(read: float | None = None) -> Any:
