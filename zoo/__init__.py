@@ -9,6 +9,7 @@ The command line says the same words::
     zoo.evaluate(model, "photos/")
     zoo.push("run", "me/flowers", hub="hub/")
     zoo.pull("me/flowers", hub="hub/")
+    zoo.export("me/flowers", "onnx", hub="hub/")
 """
 
 from __future__ import annotations
