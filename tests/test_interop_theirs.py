@@ -201,7 +201,7 @@ MORE = [pytest.param(repo, marks=pytest.mark.slow) for repo in ("me/several", "m
 @pytest.mark.parametrize("repo", ["me/shaped", "me/wrapped", *MORE])
 def test_a_fine_tuning_starts_from_their_weights_and_input(theirs: Any, photos: Path, tmp_path: Path, repo: str):
     sha, out = theirs["shas"][repo], tmp_path / "run"
-    done("finetune", photos, "--backbone", f"hf:{repo}@{sha[:9]}", *QUICK, "--hub", theirs["hub"], "--out", out)
+    done("finetune", photos, "--backbone", f"hf:{repo}@{sha}", *QUICK, "--hub", theirs["hub"], "--out", out)
     document = json.loads((out / "model" / "zoo.json").read_text())
     base = document["base"]
     assert (base["kind"], base["repo"], base["revision"], base["file"]) == ("hub", repo, sha, "model.safetensors")
@@ -232,9 +232,7 @@ class FolderOrHub:
         return load_file(hf_hub_download(repo, "model.safetensors", revision=sha, **at))
 
 
-def test_the_recipe_of_such_a_run_gives_the_same_bits_again_and_a_resume_goes_on(
-    theirs: Any, photos: Path, tmp_path: Path
-):
+def test_the_recipe_of_such_a_run_gives_the_same_bits_again(theirs: Any, photos: Path, tmp_path: Path):
     hub = ("--hub", theirs["hub"])
     done("finetune", photos, "--backbone", "hf:me/plain", "--image-size", 64, *QUICK, *hub, "--out", tmp_path / "one")
     recipe = (tmp_path / "one" / "recipe.toml").read_text()
@@ -245,7 +243,7 @@ def test_the_recipe_of_such_a_run_gives_the_same_bits_again_and_a_resume_goes_on
         assert (tmp_path / "one/model" / name).read_bytes() == (tmp_path / "two/model" / name).read_bytes(), name
     recorded = load_bundle(tmp_path / "one" / "model", Registry()).document
     assert "given" not in recorded.base
-    assert recorded.input.mean == (0.5, 0.5, 0.5)  # of the repo, not of the catalogue's row
+    assert recorded.input.mean == (0.5, 0.5, 0.5)
 
 
 def test_a_dry_run_fetches_no_weights(theirs: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -147,7 +147,7 @@ def folder_origin(path: Path, registry: Registry, *, hub: str | None = None, off
     document = read_document(found.path / DOCUMENT, where=str(path))
     spot = found.path / WEIGHTS
     source = {"kind": "file", "path": str(spot.resolve()), "sha256": str(listed[WEIGHTS].sha256), GIVEN: str(path)}
-    return _of_document(document, registry, source, str(path))
+    return _of_document(document, registry, source, str(path), local=True)
 
 
 def _foreign_folder(path: Path, files: tuple[str, ...], registry: Registry) -> Origin:
@@ -167,8 +167,10 @@ def _foreign_folder(path: Path, files: tuple[str, ...], registry: Registry) -> O
     return Origin(backbone=read.backbone.name, options=options, input=given, weights=source)
 
 
-def _of_document(document: Document, registry: Registry, source: dict[str, str], where: str) -> Origin:
-    """A bundle as a start: its backbone, built and fed as it was.
+def _of_document(
+    document: Document, registry: Registry, source: dict[str, str], where: str, *, local: bool = False
+) -> Origin:
+    """A bundle as a start: its backbone, built and fed as it was; of a ``local`` one the folder's path is not told.
 
     Raises:
         UsageError: its weights are not all of it.
@@ -182,7 +184,7 @@ def _of_document(document: Document, registry: Registry, source: dict[str, str],
             f"{where} is weights and {method} beside them that is not merged, so one cannot start from its weights",
             hint="start from its base: zoo show names it",
         )
-    licensed = _licensed(getattr(document, "license_stated", None) or document.license, where)
+    licensed = _licensed(document.license_stated or document.license, Path(where).name if local else where)
     return Origin(
         backbone=document.backbone,
         options=dict(document.backbone_options),
