@@ -245,6 +245,20 @@ def test_where_nothing_is_known_a_licence_in_the_card_is_taken_as_stated(tmp_pat
     assert read_document(Path(told["path"]) / DOCUMENT, where="x").license_stated == "cc-by-4.0"
 
 
+def test_a_card_edited_after_a_licence_was_stated_needs_a_decision_too(restricted: Path):
+    done("card", restricted, "--license", "cc-by-nc-sa-4.0")
+    card = restricted / "README.md"
+    card.write_text(card.read_text().replace("license: cc-by-nc-sa-4.0", "license: mit"))
+    with pytest.raises(ConflictError, match=r"mit, and cc-by-nc-sa-4\.0 was stated before"):
+        check_licence(restricted)
+    assert check_licence(restricted, "mit").name == "mit"
+    told = done("card", restricted)
+    assert "--license ID says which one holds" in told.err
+    assert "license: unknown" in card.read_text()
+    done("card", restricted, "--license", "mit")
+    assert "license: mit" in card.read_text()
+
+
 def test_a_typo_is_found_before_anything_is_done(restricted: Path, tmp_path: Path):
     refused = zoo("push", restricted, "me/x", "--hub", tmp_path / "hub", "--license", "apache2")
     assert refused.code == 2

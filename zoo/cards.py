@@ -80,13 +80,13 @@ def render(
         document = compared(document, other)
     before = read_card(folder)
     kept = read_kept(before)
-    licence = settled_licence(document, kept)
+    licence = settled_licence(document, kept, decided=license is not None)
     if licence.conflict is None and licence.name != settled_licence(document, read_kept("")).name:
         document = dataclasses.replace(document, license_stated=licence.name)  # as a person wrote it into the card
     if hand is not None and kept.elsewhere and not force:
         hint = "--force writes all but that section anew; or move your text between its two markers"
         raise ConflictError(f"{where}: README.md was edited outside of its hand-written section", hint)
-    text = bundle_card(folder, document, before=before, name=name, hand=hand, force=force)
+    text = bundle_card(folder, document, before=before, name=name, hand=hand, decided=license is not None, force=force)
     check_card(text, where)
     return Rendered(
         document=document,
@@ -118,7 +118,8 @@ def check_licence(folder: Path, license: str | None = None) -> Settled:
     document = read_document(folder / DOCUMENT, where=str(folder))
     if license is not None:
         document = dataclasses.replace(document, license_stated=stated_licence(license))
-    return settled_licence(document, read_kept(read_card(folder))).require(str(folder))
+    kept = read_kept(read_card(folder))
+    return settled_licence(document, kept, decided=license is not None).require(str(folder))
 
 
 def compared(document: Document, other: Path) -> Document:

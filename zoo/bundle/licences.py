@@ -65,8 +65,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 
 def licence_id(name: str | None) -> str:
     """``apache-2.0`` of ``Apache-2.0``; ``unknown`` of None."""
-    text = re.sub(r"[^a-z0-9.+-]+", "-", (name or UNKNOWN).strip().lower()).strip("-")
-    return text or UNKNOWN
+    text = re.sub(r"[^a-z0-9.+-]+", "-", (name or UNKNOWN).strip().lower()).lstrip("-.+").rstrip("-")
+    return text[:64] or UNKNOWN
 
 
 def licence_kind(name: str | None) -> str:

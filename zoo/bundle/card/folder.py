@@ -30,6 +30,7 @@ def bundle_card(
     before: str = "",
     name: str = PLACEHOLDER,
     hand: str | None = None,
+    decided: bool = False,
     force: bool = False,
 ) -> str:
     """The card of the bundle in ``folder``.
@@ -41,16 +42,17 @@ def bundle_card(
             elsewhere all of its text stays, and the metadata alone is renewed.
         name: the repo's.
         hand: in place of the hand-written section.
+        decided: whether somebody said just now which licence holds.
         force: render anew what was edited elsewhere; the hand-written section stays all the same.
     """
     kept = read_kept(before)
     if hand is not None:
         kept = Kept(hand.strip(), kept.metadata, kept.elsewhere)
     if kept.elsewhere and not force:
-        metadata = front_matter(document, settled_licence(document, kept), kept.metadata)
+        metadata = front_matter(document, settled_licence(document, kept, decided=decided), kept.metadata)
         return f"---\n{metadata}\n---\n{body_of(before)}"
     figures = figure_names([path.name for path in folder.glob("*.png")])
-    return render_card(document, figures=figures, peft=_peft(folder, document), name=name, kept=kept)
+    return render_card(document, figures=figures, peft=_peft(folder, document), name=name, kept=kept, decided=decided)
 
 
 def _peft(folder: Path, document: Document) -> str | None:

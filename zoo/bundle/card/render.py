@@ -10,7 +10,7 @@ from zoo.bundle.card.loading import adapter_loading, delta_loading, loading
 from zoo.bundle.card.metadata import front_matter, written_licence
 from zoo.bundle.card.words import PLACEHOLDER, plain, title
 from zoo.bundle.document import Document
-from zoo.bundle.licences import Settled, licence_id, settle
+from zoo.bundle.licences import UNKNOWN, Settled, licence_id, settle
 
 
 def render_card(
@@ -20,6 +20,7 @@ def render_card(
     peft: str | None = None,
     name: str = PLACEHOLDER,
     kept: Kept | None = None,
+    decided: bool = False,
 ) -> str:
     """The card's text: YAML front matter, then what a reader asks for, and what a person wrote before.
 
@@ -29,9 +30,10 @@ def render_card(
         peft: the code that makes the backbone for plain peft, see :func:`peft_base`; None: peft cannot load it.
         name: the repo's, where the model is published.
         kept: what of the card before is a person's.
+        decided: whether somebody said just now which licence holds.
     """
     kept = kept or Kept()
-    settled = settled_licence(document, kept)
+    settled = settled_licence(document, kept, decided=decided)
     lines = ["---", front_matter(document, settled, kept.metadata), "---", "", f"# {plain(title(document))}", ""]
     lines += sections.what(document, settled)
     lines += hand_section(kept.hand)
@@ -47,11 +49,17 @@ def render_card(
     return seal("\n".join(lines))
 
 
-def settled_licence(document: Document, kept: Kept) -> Settled:
-    """The licence, where the metadata of the card before counts as far as a person changed it."""
+def settled_licence(document: Document, kept: Kept, *, decided: bool = False) -> Settled:
+    """The licence, where the metadata of the card before counts as far as a person changed it.
+
+    ``decided``: somebody said just now which one holds.
+    """
     written = written_licence(kept.metadata)
     rendered = settle(document)
     changed = written is not None and licence_id(written) not in (rendered.name, "unknown")
+    if changed and document.license_stated is not None and not decided:
+        told = f"the card's metadata says {licence_id(written)}, and {document.license_stated} was stated before"
+        return Settled(UNKNOWN, "the sources do not agree", told)
     return settle(document, written) if changed else rendered
 
 
