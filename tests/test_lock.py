@@ -12,6 +12,7 @@ from small_forms import TAG, put_base, train
 from zoo_registry.errors import ConflictError, IntegrityError, UsageError
 from zoo_runs import Outcome, done, zoo
 
+from zoo.bundle.verify import Checked
 from zoo.hub import open_hub
 from zoo.hub.folder import FolderHub
 from zoo.lock import Entry, read_lock, write_entry
@@ -272,7 +273,7 @@ def test_weights_of_a_backbone_and_the_base_of_a_delta_are_locked(here, photos, 
     entry = read_lock().entries[TAG]
     assert (base["revision"], base["sha256"]) == (entry.commit, entry.files["model.safetensors"].sha256)
 
-    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: 0.0)
+    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: Checked())
     done("push", run, "me/small", "--delta")
     Path("zoo.lock").unlink()
     done("pull", "me/small", "--lock")

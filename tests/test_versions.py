@@ -12,6 +12,7 @@ from hub_fixtures import TOKEN, contents, one_line, start_python, write_bundle
 from zoo_registry.errors import ConflictError, HubError, UsageError
 from zoo_runs import done, zoo
 
+from zoo.bundle.verify import Checked
 from zoo.hub.folder import FolderHub
 from zoo.hub.tags import require_free, set_tag
 
@@ -203,7 +204,7 @@ def test_a_push_whose_tag_fails_says_that_it_is_published(loopback, connect, tmp
 
 
 def test_push_and_pull_by_tag_through_the_command_line(finished_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda path: 0.0)
+    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: Checked())
     monkeypatch.setenv("ZOO_HUB", str(tmp_path / "hub"))
     pushed = done("push", finished_run, "me/x", "--tag", "v1", "--json").json
     assert pushed["tag"] == "v1"
@@ -216,7 +217,7 @@ def test_push_and_pull_by_tag_through_the_command_line(finished_run, tmp_path, m
 
 def test_a_taken_tag_stops_a_push_before_anything_is_published(finished_run, tmp_path, monkeypatch):
     proved = []
-    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda path: proved.append(path))
+    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: proved.append(_) or Checked())
     hub = FolderHub(tmp_path / "hub")
     _, one = publish(hub, tmp_path, 1)
     hub.tag("me/x", "v1", one)
