@@ -42,7 +42,7 @@ DOWNLOADS = {
         "resolve:delay=30:*",
         "the connection broke 3 times",
     ),
-    "a trickle": (f"resolve[{BIG}]:slow=30:*", f"{BIG} of me/x from .* nothing came for"),
+    "a trickle": (f"resolve[{BIG}]:slow=8:*", f"{BIG} of me/x from .* nothing came for"),
     "a body that is short and says so": (f"resolve[{BIG}]:short:*", "the connection to .* broke .*Consistency check"),
     "a page for a file": (f"resolve[{BIG}]:html:*", "the connection to .* broke .*Consistency check"),
     "wrong bytes once": (f"resolve[{BIG}]:corrupt:1", None),
@@ -107,7 +107,7 @@ def limits(monkeypatch):
 
 def left_behind(hub) -> list[Path]:
     """Unfinished files; a download that was given up has a moment to end."""
-    for _ in range(50):
+    for _ in range(600):
         found = list(hub.cache.folder.rglob("*.incomplete"))
         if not found:
             return []
