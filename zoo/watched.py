@@ -120,18 +120,19 @@ class _Lines:
             yield event
 
     def _read(self, stream: Any) -> None:
-        for line in stream:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                self.found.put(event)
+        with suppress(ValueError):  # closed while it was read: the process was killed
+            for line in stream:
+                event = None
+                with suppress(ValueError):
+                    event = json.loads(line)
+                if isinstance(event, dict):
+                    self.found.put(event)
         self.found.put(None)
 
     def _drain(self, stream: Any) -> None:
-        for line in stream:
-            self.last = line.decode(errors="replace").strip() or self.last
+        with suppress(ValueError):
+            for line in stream:
+                self.last = line.decode(errors="replace").strip() or self.last
 
 
 def _error(said: dict[str, Any]) -> ZooError:

@@ -24,6 +24,7 @@ from zoo.watched import Tell, serve
 
 LARGE = 1 << 20
 """Bytes from which on a file goes before the commit; tensors always do, as hubs store them as large files."""
+ANSWER_SECONDS, CONNECT_SECONDS = 120.0, 10.0
 TRIES = 5
 """After so many waits huggingface_hub gives a request up."""
 _WAIT = re.compile(r"(?:Retrying in|Waiting) (\d[\d.]*)s")
@@ -46,9 +47,12 @@ def transfer(order: dict[str, Any], tell: Tell, api: Any = None) -> dict[str, An
         ZooError: as :func:`zoo.hub.hf_errors.translate`; what came of it has to be looked up.
     """
     from huggingface_hub import CommitOperationDelete, HfApi
+    from huggingface_hub.utils import get_session
 
     endpoint, name = order["endpoint"], order["name"]
     api = api or HfApi(endpoint=endpoint, token=order["token"], library_name="transfer-zoo")
+    session = get_session()
+    session.timeout = type(session.timeout)(ANSWER_SECONDS, connect=CONNECT_SECONDS)  # it has none by default
     with _told(tell, endpoint) as heard:
         try:
             adds = [_add(Path(order["folder"]), path, sha256, tell) for path, sha256 in order["add"].items()]
