@@ -56,8 +56,9 @@ def read_proof(value: Any, wrong: Wrong) -> Proof | None:
     if value is None:
         return None
     metrics = value.get("metrics") if isinstance(value, Mapping) else None
-    good = isinstance(metrics, Mapping) and isinstance(value.get("logits"), bool)
-    if not good or not all(isinstance(n, list) and all(isinstance(m, str) for m in n) for n in metrics.values()):
+    if not isinstance(metrics, Mapping) or not isinstance(value.get("logits"), bool):
+        raise wrong("proof is not as it should be")
+    if not all(isinstance(n, list) and all(isinstance(m, str) for m in n) for n in metrics.values()):
         raise wrong("proof is not as it should be")
     if value.get("why") not in (None, *REASONS):
         raise wrong(f"proof.why is {value.get('why')!r:.60}, which it cannot be")
