@@ -165,7 +165,7 @@ def _text(value: Any) -> str | None:
 def _is_own(base: Mapping[str, Any], document: Document, registry: Registry) -> bool:
     """Whether the weights are the backbone's own, by the installed plugin's word."""
     try:
-        weights = registry.find("backbone", document.backbone).spec.weights
+        weights = registry.backbone(document.backbone).spec.weights
     except ZooError:
         return False
     return weights is not None and weights.repo == base.get("repo")

@@ -38,8 +38,8 @@ def show_folder(path: Path, as_json: bool, registry: Registry, *, hub: str | Non
         return
     folder = bundle_in(path)
     document = read_document(folder / "zoo.json", where=str(path))
-    found = {"sha256": _weights_hash(folder), "registry": registry, "hub": hub, "offline": offline}
-    lineage = trace(document, name=str(path), **found)
+    found: dict[str, Any] = {"registry": registry, "hub": hub, "offline": offline}
+    lineage = trace(document, name=str(path), sha256=_weights_hash(folder), **found)
     value = {"kind": "model", "path": str(folder), **document.to_json(), "lineage": [s.to_json() for s in lineage]}
 
     def human() -> None:
@@ -74,7 +74,7 @@ def show_remote(name: str, as_json: bool, *, hub: str | None, offline: bool) -> 
         versions = source.tags(info.name)
     lineage: tuple[Step, ...] = ()
     if document is not None:
-        at = {"name": info.name, "revision": info.revision, "sha256": _hash_of(info)}
+        at: dict[str, Any] = {"name": info.name, "revision": info.revision, "sha256": _hash_of(info)}
         lineage = trace(document, **at, registry=registry, hub=hub, offline=offline)
     value = {
         "kind": "model",

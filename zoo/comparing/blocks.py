@@ -63,7 +63,7 @@ def _of_plugin(document: Document, tensors: Collection[str], registry: Registry,
     except Exception:  # whatever a plugin's module does without memory: the names remain
         return {}
     start = _prefix(names, tensors)
-    found = {}
+    found: dict[str, str] = {}
     for block, prefixes in blocks.items():
         found |= {name: block for name in tensors if name not in found and under(start + name, prefixes)}
     return found

@@ -130,7 +130,7 @@ def read_tag(repo: Path, tag: str) -> str | None:
 
 def read_tags(repo: Path) -> dict[str, str]:
     """Tag -> commit of a folder hub's repo; damaged ones are left out, with a warning."""
-    found = {}
+    found: dict[str, str] = {}
     for tag in sorted(os.listdir(repo / "tags")) if (repo / "tags").is_dir() else []:
         try:
             commit = read_tag(repo, tag)
