@@ -21,7 +21,7 @@ from zoo.bundle.card import front_matter, plain, render_card
 from zoo.bundle.document import Document, read_document
 from zoo.bundle.golden import check_golden, golden_inputs
 from zoo.bundle.read import load_bundle, verify_bundle
-from zoo.bundle.verify import verify_in_fresh_process
+from zoo.bundle.verify import Checked, verify_in_fresh_process
 from zoo.hub import open_hub
 
 REGISTRY = Registry()
@@ -78,7 +78,7 @@ def test_nothing_of_this_machine_is_in_a_bundle(finished_run: Path, photos: Path
 
 @pytest.mark.slow
 def test_a_fresh_process_reproduces_the_golden_logits(finished_run: Path):
-    assert verify_in_fresh_process(finished_run / "model") < 1e-4
+    assert verify_in_fresh_process(finished_run / "model").difference < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,16 @@ def _document(**changes: Any) -> Document:
         ("Apache-2.0", {"license": "apache-2.0"}),
         ("cc-by-nc-4.0", {"license": "cc-by-nc-4.0"}),
         (None, {"license": "unknown"}),
-        ("Own Terms 2", {"license": "other", "license_name": "own-terms-2"}),
+        (
+            "Own Terms 2",
+            {"license": "other", "license_name": "own-terms-2", "license_link": "https://huggingface.co/timm/x"},
+        ),
     ],
 )
 def test_a_licence_is_inherited_as_the_hub_writes_it(licence: str | None, expected: dict[str, str]):
     import yaml
 
-    found = yaml.safe_load(front_matter(_document(license=licence, base={"repo": "timm/x"}), "timm"))
+    found = yaml.safe_load(front_matter(_document(license=licence, base={"repo": "timm/x"}, library="timm")))
     assert {k: v for k, v in found.items() if k.startswith("license")} == expected
     assert (found["base_model"], found["base_model_relation"]) == ("timm/x", "finetune")
 
@@ -220,7 +223,7 @@ def test_a_card_of_odd_names_stays_a_card():
 
     odd = ("a`b", "---\nlicense: mit", "<script>", "x|y", "émile", "\x1b[31mred")
     document = _document(columns=(Column(name="la:bel\n", classes=odd),), data={"name": "n: [x", "form": "folder"})
-    card = ModelCard(render_card(document, library="timm"))
+    card = ModelCard(render_card(document))
     assert card.data.license == "unknown"
     assert "<script>" not in card.text
     assert "\x1b" not in card.text
@@ -248,7 +251,7 @@ def test_a_dry_push_checks_and_shows_everything_and_publishes_nothing(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     proved: list[Path] = []
-    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", proved.append)
+    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda folder, *_: proved.append(folder) or Checked())
     said = done("push", finished_run, "me/x", "--hub", tmp_path / "hub", "--dry-run", "--json").json
     assert set(said["files"]) == FILES
     assert said["dry_run"] is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,9 @@ def test_weights_that_do_not_fit_are_refused(change: str, word: str, own_bundle:
 
 
 def test_a_bundle_of_links_loads_as_the_cache_of_a_hub_keeps_it(finished_run: Path, tmp_path: Path):
-    for path in (finished_run / "model").iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    assert load_bundle(tmp_path, REGISTRY).document.columns[0].classes == CLASSES
+    snapshot = tmp_path / "models--me--x" / "snapshots" / ("a" * 40)
+    blobs = shutil.copytree(finished_run / "model", tmp_path / "models--me--x" / "blobs")
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    assert load_bundle(snapshot, REGISTRY).document.columns[0].classes == CLASSES

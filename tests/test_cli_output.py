@@ -13,6 +13,7 @@ import click
 import pytest
 from zoo_runs import CLASSES, done, zoo
 
+from zoo.bundle.verify import Checked
 from zoo.cli.main import COMMANDS, cli
 from zoo.cli.output import one_line, short_number, table
 from zoo.cli.progress import BarReporter, LineReporter, duration
@@ -147,7 +148,7 @@ def test_json_of_finetune_evaluate_predict(finished_run: Path, photos: Path, tmp
 
 
 def test_json_of_push_and_pull(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda path: 0.0)
+    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: Checked())
     pushed = done("push", finished_run, "me/x", "--hub", tmp_path / "hub", "--json").json
     assert set(pushed) == {"name", "revision", "url", "files"}
     monkeypatch.setenv("ZOO_HUB", str(tmp_path / "hub"))
@@ -155,7 +156,7 @@ def test_json_of_push_and_pull(finished_run: Path, tmp_path: Path, monkeypatch: 
     assert set(pulled) == {"name", "revision", "path"}
     assert pulled["revision"] == pushed["revision"]
     rows = done("list", "models", "x", "--json").json
-    assert {"name", "kind", "summary", "revision", "private", "modified", "url"} == set(rows[0])
+    assert {"name", "kind", "summary", "revision", "private", "modified", "url", "where"} == set(rows[0])
     assert rows[0]["summary"] == "cnn fine-tuned for label"
     again = done("push", finished_run, "me/x")
     assert "already published me/x" in again.out

@@ -167,15 +167,22 @@ def test_a_folder_that_may_not_be_published_is_refused(hub, bundle, change, erro
 
 
 def test_a_folder_is_verified_for_reading_through_links_and_without_strangers(bundle, tmp_path):
-    linked = tmp_path / "linked"
+    linked, blobs = tmp_path / "models--me--x" / "snapshots" / ("a" * 40), tmp_path / "models--me--x" / "blobs"
+    shutil.copytree(bundle, blobs)
     for path in contents(bundle):
         (linked / path).parent.mkdir(parents=True, exist_ok=True)
-        (linked / path).symlink_to(bundle / path)
+        (linked / path).symlink_to(blobs / path)
     (linked / "stranger.py").write_text("")
     assert set(verify_folder(linked, "it")) == set(contents(bundle)) - {"manifest.json"}
-    flip(bundle / "model.safetensors")
+    flip(blobs / "model.safetensors")
     with pytest.raises(IntegrityError, match=r"it: model.safetensors is damaged"):
         verify_folder(linked, "it")
+    shutil.copytree(bundle, tmp_path / "plain")
+    for out in (tmp_path / "plain" / "config.json", tmp_path / "plain" / "manifest.json"):
+        out.unlink()
+        out.symlink_to(bundle / out.name)
+        with pytest.raises(IntegrityError, match=rf"{out.name} is a link that leads out of the folder"):
+            verify_folder(tmp_path / "plain", "it")
     (linked / "manifest.json").unlink()
     with pytest.raises(IntegrityError, match=r"it has no manifest.json"):
         verify_folder(linked, "it")

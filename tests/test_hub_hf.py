@@ -148,6 +148,6 @@ def test_a_card_that_the_hub_refuses_is_a_data_error(loopback, connect, bundle):
     server = loopback()
     hub = connect(server)
     write_bundle(bundle, files={"README.md": "---\ntags: [zoo\n---\n"})
-    with pytest.raises(DataError, match="refuses the card"):
+    with pytest.raises(DataError, match="no hub takes the card"):
         hub.push(bundle, "me/x", message="first")
     assert server.log("put") == []

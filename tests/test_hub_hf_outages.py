@@ -191,7 +191,7 @@ def test_a_hub_by_url_gets_no_stored_login_and_its_own_cache(loopback, tmp_path)
     server = loopback()
     code = (
         "import sys; from zoo.hub.huggingface import HfHub\n"
-        "hub = HfHub(sys.argv[1]); print(hub.token, hub.cache.folder)\n"
+        "hub = HfHub(sys.argv[1]); print(hub.token and hub.token[:9], hub.cache.folder)\n"
         "own = HfHub(); print(own.token, own.cache.folder)"
     )
     home = tmp_path / "home"
@@ -201,7 +201,7 @@ def test_a_hub_by_url_gets_no_stored_login_and_its_own_cache(loopback, tmp_path)
     other, own = run_python(code, server.url, env=env).splitlines()
     assert other.startswith(f"False {home}/hubs/127.0.0.1_")
     assert own == f"None {home}/hub"
-    assert run_python(code, server.url, env=env | {"HF_TOKEN": TOKEN}).startswith(TOKEN)
+    assert run_python(code, server.url, env=env | {"HF_TOKEN": TOKEN}).startswith(TOKEN[:9] + " ")
 
 
 def test_names_are_checked_before_anything_is_sent(loopback, connect, bundle):

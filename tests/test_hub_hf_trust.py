@@ -77,7 +77,8 @@ def test_what_the_manifest_does_not_list_is_not_downloaded(loopback, connect, bu
 
 def test_without_a_manifest_all_that_is_safe_comes_and_nothing_else(loopback, connect):
     server = loopback()
-    files = {"config.json": b"{}", "model.safetensors": b"x" * 2000, "pytorch_model.bin": b"p", "code.py": b"p"}
+    weights = (2).to_bytes(8, "little") + b"{}"
+    files = {"config.json": b"{}", "model.safetensors": weights, "pytorch_model.bin": b"p", "code.py": b"p"}
     server.commit_files("you/theirs", files)
     assert set(connect(server).pull("you/theirs").files) == {"config.json", "model.safetensors"}
 

@@ -19,6 +19,7 @@ COMMANDS = [
     ["list", "heads"],
     ["list", "strategies"],
     ["list", "trackers"],
+    ["list", "formats"],
     ["list", "plugins"],
     ["show", "starter/cnn"],
     ["show", "head", "linear"],

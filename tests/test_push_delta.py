@@ -20,6 +20,7 @@ from zoo_runs import done, edit_bundle, zoo
 from zoo.bundle import base as bases
 from zoo.bundle import whole as wholes
 from zoo.bundle.small import DELTA
+from zoo.bundle.verify import Checked
 from zoo.hub.folder import FolderHub
 
 
@@ -43,7 +44,7 @@ def pushed(tagged: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.Monkey
     hub, run = Path(shutil.copytree(tagged[0], tmp_path / "hub")), tagged[1]
     monkeypatch.setenv("ZOO_HUB", str(hub))
     with monkeypatch.context() as patched:  # the fresh process is in a test of its own
-        patched.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: 0.0)
+        patched.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: Checked())
         done("push", run, "me/small", "--delta")
     return hub, run
 
@@ -86,14 +87,14 @@ def test_a_delta_is_proved_pushed_and_pulled_as_the_whole_model(
     assert torch.equal(found, expected)
     small = done("evaluate", "me/small", photos, "--hub", hub, "--json").json
     assert small["metrics"] == done("evaluate", probe_run, photos, "--json").json["metrics"]
-    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: 0.0)
+    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: Checked())
     again = done("push", pulled, "me/again", "--hub", hub, "--delta", "--json").json
     assert DELTA in again["files"]  # what was pulled can be published again
 
 
 def test_a_dry_run_of_a_delta_publishes_nothing(pushed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
     hub, run = pushed
-    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: 0.0)
+    monkeypatch.setattr("zoo.publishing.verify_in_fresh_process", lambda *_: Checked())
     planned = done("push", run, "me/dry", "--delta", "--dry-run", "--json").json
     assert planned["files"][DELTA] < 10_000
     assert not (hub / "me" / "dry").exists()
@@ -136,7 +137,7 @@ def test_a_base_that_cannot_be_had(pushed: tuple[Path, Path], monkeypatch: pytes
     assert code == 4
     assert f"me/small is a delta on {TAG}@" in text
     assert "run it once online: zoo pull timm/test_vit" in text
-    monkeypatch.setattr(bases, "_hubs", lambda hub, offline: [bases.open_hub(hub)])
+    monkeypatch.setattr(bases, "hubs", lambda hub, offline: [bases.open_hub(hub)])
     code, text = refused("evaluate", "me/small", "digits:")
     assert code == 4
     assert f"no repo '{TAG}'" in text

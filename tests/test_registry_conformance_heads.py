@@ -58,6 +58,20 @@ BAD_HEADS = {
         """,
         "the folded layer differs",
     ),
+    "traceable_form_equals_forward": (
+        """
+        class Other(nn.Module):
+            def __init__(self, head):
+                super().__init__()
+                self.head = head
+            def forward(self, features):
+                return {name: out + 1 for name, out in self.head(features).items()}
+        class Head(Head):
+            def traceable(self):
+                return Other(self)
+        """,
+        "traced, 24 samples differ by 1",
+    ),
     "fit_needs_no_gradient": (
         """
         class Head(Head):

@@ -9,6 +9,7 @@ The command line says the same words::
     zoo.evaluate(model, "photos/")
     zoo.push("run", "me/flowers", hub="hub/")
     zoo.pull("me/flowers", hub="hub/")
+    zoo.export("me/flowers", "onnx", hub="hub/")
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zoo.api import (
         assemble,
         evaluate,
+        export,
         find_lr,
         finetune,
         list_backbones,
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "assemble",
     "evaluate",
+    "export",
     "find_lr",
     "finetune",
     "list_backbones",

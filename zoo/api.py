@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo.assembly.assemble import Assembled
     from zoo.bundle.read import LoadedModel
     from zoo.evaluation.report import Report
+    from zoo.exporting.exporting import ExportResult
     from zoo.finetuning import FinetuneResult
     from zoo.hub.base import Pulled, Pushed
     from zoo.planning import Request
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from zoo.training.progress import Reporter
 
 _TRAIN = ("epochs", "batch_size", "lr", "weight_decay", "augment", "workers")
-_DATA = ("max_bad", "image_column", "split_column", "task")
+_DATA = ("max_bad", "strict", "image_column", "split_column", "task")
 
 __all__ = [
     "assemble",
     "evaluate",
+    "export",
     "find_lr",
     "finetune",
     "list_backbones",
@@ -90,6 +92,7 @@ def finetune(
     data: Any = None,
     *,
     backbone: str | None = None,
+    weights: str | Path | None = None,
     head: str | None = None,
     strategy: str | None = None,
     epochs: int | None = None,
@@ -109,6 +112,7 @@ def finetune(
     augment: str | None = None,
     workers: int | str | None = None,
     max_bad: float | None = None,
+    strict: bool | None = None,
     image_column: str | None = None,
     label_columns: Sequence[str] = (),
     split_column: str | None = None,
@@ -121,7 +125,9 @@ def finetune(
 
     Args:
         data: a folder of class folders, a table, ``digits:``, a torch or Hugging Face dataset, or a mapping of splits.
-        backbone, head: names; a recommended backbone and the plain head for the task by default.
+        backbone, head: names; a recommended backbone and the plain head for the task by default. A backbone may also
+            be ``hf:owner/name[@revision]``, or the folder of a bundle, a run or what another library saved.
+        weights: a safetensors file in place of the backbone's own weights.
         strategy: the expression, such as ``linear:3,full:10``.
         epochs: of the last phase that names none.
         out: the run folder; ``runs/N`` by default.
@@ -136,6 +142,7 @@ def finetune(
         batch_size, lr, weight_decay, augment, workers: see ``zoo finetune --help``; a ``batch_size`` of ``auto`` is the
             largest that fits.
         max_bad: share of unreadable images above which training refuses.
+        strict: refuse unreadable images, and images of train that stand in another split too.
         image_column, label_columns, split_column, task: how a table is read.
         hub, offline: where weights come from.
         reporter: told of progress.
@@ -153,6 +160,7 @@ def finetune(
     request = _request(
         data,
         backbone=backbone,
+        weights=None if weights is None else str(weights),
         head=head,
         strategy=strategy,
         epochs=epochs,
@@ -169,6 +177,7 @@ def finetune(
         augment=augment,
         workers=workers,
         max_bad=max_bad,
+        strict=strict,
         image_column=image_column,
         label_columns=label_columns,
         split_column=split_column,
@@ -203,13 +212,15 @@ def plan(
     Raises:
         ZooError: the recipe is wrong: everything that is, at once.
     """
+    from zoo.origins import settle_origin
     from zoo.planning import make_plan
     from zoo.preview.batch import choose_batch
     from zoo.preview.preview import preview
 
     registry = Registry()
     choose = choose_batch(registry, device=device, hub=hub, say=lambda line: None)
-    made = make_plan(_request(data, **asked), registry, choose_batch=choose)
+    request = settle_origin(_request(data, **asked), registry, hub=hub, offline=offline)
+    made = make_plan(request, registry, choose_batch=choose)
     return preview(made, registry, device=device, hub=hub, offline=offline, batches=batches)
 
 
@@ -243,13 +254,15 @@ def find_lr(
     Raises:
         ZooError: the recipe is wrong, or has no gradient steps.
     """
+    from zoo.origins import settle_origin
     from zoo.planning import make_plan
     from zoo.preview.batch import choose_batch
     from zoo.rates.find import find_rates
 
     registry = Registry()
     choose = choose_batch(registry, device=device, hub=hub, say=reporter.note if reporter else lambda line: None)
-    made = make_plan(_request(data, **asked), registry, choose_batch=choose)
+    request = settle_origin(_request(data, **asked), registry, hub=hub, offline=offline)
+    made = make_plan(request, registry, choose_batch=choose)
     places = {"device": device, "hub": hub, "offline": offline, "reporter": reporter}
     found = find_rates(made, registry, phase=phase, steps=steps, low=low, high=high, **places)  # type: ignore[arg-type]
     if out is not None:
@@ -359,6 +372,42 @@ def predict_stream(
     yield from predict_files(loaded, files, top=top, batch_size=batch_size, workers=workers)
 
 
+def export(
+    model: LoadedModel | str | Path,
+    to: str = "onnx",
+    *,
+    out: str | Path | None = None,
+    pixels: bool = False,
+    probabilities: bool = False,
+    hub: str | None = None,
+    offline: bool = False,
+) -> ExportResult:
+    """Write a model as one file for another runtime; see :func:`zoo.exporting.exporting.export_model`.
+
+    Args:
+        model: a loaded model, or what :func:`load` takes.
+        to: ``onnx`` or ``torch-export``.
+        out: a new folder; ``NAME-FORMAT`` by default.
+        pixels: the file takes uint8 pixels and normalises them itself.
+        probabilities: the file gives probabilities, not logits.
+        hub, offline: where a model comes from.
+
+    Returns:
+        ``.file``, the model, and ``.record``, what ``export.json`` beside it says.
+    """
+    from zoo.exporting.exporting import default_folder, export_model, prepare_export
+
+    if isinstance(model, str | Path):
+        folder = Path(out) if out is not None else default_folder(str(model), to)
+        prepare_export(to, folder)
+        loaded = load(model, hub=hub, offline=offline)
+    else:
+        folder, loaded = Path(out) if out is not None else default_folder(str(model.path), to), model
+        if next(loaded.model.parameters()).device.type != "cpu":
+            loaded = load(loaded.path)
+    return export_model(loaded, to, folder, pixels=pixels, probabilities=probabilities)
+
+
 def push(
     run: str | Path,
     name: str,
@@ -367,13 +416,26 @@ def push(
     private: bool = True,
     parent: str | None = None,
     delta: bool = False,
+    tag: str | None = None,
+    metrics: bool = True,
+    license: str | None = None,
+    deadline: float | None = None,
 ) -> Pushed:
     """Publish a run's (or a bundle's) model under ``owner/name``; it is loaded in a fresh process first and must
-    reproduce its golden logits. With ``delta`` only what differs from the base weights is stored.
+    reproduce its golden logits and, with ``metrics`` and where the run's data is still there, its metrics. With
+    ``delta`` only what differs from the base weights is stored. ``tag`` names the revision, such as ``v1``, and is
+    never moved. ``license`` stands in place of that of the base weights; what is to be known of it is logged.
+    ``deadline``: seconds for all waiting for the hub.
     """
+    import logging
+
     from zoo.publishing import publish
 
-    return publish(Path(run), name, hub=hub, private=private, parent=parent, delta=delta)
+    def told(line: str) -> None:
+        logging.getLogger("zoo").log(logging.WARNING if line.startswith("licence") else logging.INFO, "%s", line)
+
+    wanted: dict[str, Any] = {"private": private, "parent": parent, "delta": delta, "tag": tag, "license": license}
+    return publish(Path(run), name, hub=hub, metrics=metrics, deadline=deadline, told=told, **wanted)
 
 
 def pull(name: str, *, hub: str | None = None, offline: bool = False) -> Pulled:

@@ -10,12 +10,12 @@ from zoo.adapting import find_adapter
 from zoo.assembly.assemble import Assembled
 from zoo.bundle.write import Findings, write_bundle
 from zoo.compute.layout import place
-from zoo.data.dataset import Dataset
 from zoo.evaluation.predictions import predict_features
 from zoo.evaluation.report import Report, report_columns
 from zoo.files import write_json
 from zoo.recipe import Recipe
 from zoo.runs import RunFolder
+from zoo.telling import count_labels, describe_data, draw_figures, told_notes
 from zoo.training.log import MetricsLog
 from zoo.training.progress import Reporter
 from zoo.training.run import TrainingRun
@@ -67,11 +67,13 @@ def write_result(
     notes = (*notes, *kept_samples(run.model.head))
     for note in notes:
         reporter.note(note)
+    notes = (*notes, *told_notes(run.data, reports[chosen], chosen))
     findings = Findings(
         metrics={name: report.metrics for name, report in reports.items()},
         data=describe_data(run.data),
-        figures=draw_figures(reports[chosen], run),
+        figures=draw_figures(reports[chosen], run.data.columns),
         notes=notes,
+        samples=count_labels(reports),
     )
     write_bundle(folder.model, assembled, recipe, findings, registry, adapter)
     return reports, chosen
@@ -82,25 +84,3 @@ def kept_samples(head: Any) -> tuple[str, ...]:
     names = [name for name in getattr(head, "data_sized", ()) if name in head.state_dict()]
     count = len(head.state_dict()[names[0]]) if names else 0
     return (f"The head holds the features of {count} training samples; they are published with it.",) if count else ()
-
-
-def draw_figures(report: Report, run: TrainingRun) -> dict[str, Any]:
-    """File name -> function that draws the figure there."""
-    from zoo.evaluation.figures import confusion_figure
-
-    figures: dict[str, Any] = {}
-    for column in run.data.columns:
-        found = report.columns[column.name]
-        confusion = found.confusion
-        if confusion is not None:
-            name = "confusion.png" if len(run.data.columns) == 1 else f"confusion_{column.name}.png"
-            figures[name] = lambda path, m=confusion, c=column.classes, a=found.abstained: confusion_figure(
-                m, c, path, abstained=a
-            )
-    return figures
-
-
-def describe_data(data: Dataset) -> dict[str, Any]:
-    """What ``zoo.json`` and the card say of the data."""
-    counts = {name: len(split) for name, split in data.splits.items()}
-    return {**data.description, "fingerprint": data.fingerprint, "splits": counts}

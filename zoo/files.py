@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -109,16 +110,33 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         for part in (*temporary.rglob("*"), temporary):
             sync(part)
-        if path.exists():
+        if path.exists() and not exchange(temporary, path):  # else what was there is now the temporary one
             old = path.with_name(f".{path.name}.old-{uuid.uuid4().hex[:8]}")
             os.replace(path, old)
             os.replace(temporary, path)
             shutil.rmtree(old, ignore_errors=True)
-        else:
+        elif not path.exists():
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync(path.parent)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that there is no moment without either; False where the system cannot.
+
+    Linux's ``renameat2`` with ``RENAME_EXCHANGE``, macOS' ``renamex_np`` with ``RENAME_SWAP``; not on every disk.
+    """
+    import ctypes
+
+    names = os.fsencode(one), os.fsencode(other)
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            return bool(library.renamex_np(*names, 2) == 0)
+        here = -100  # AT_FDCWD
+        return bool(library.renameat2(here, names[0], here, names[1], 2) == 0)
+    return False
 
 
 def sync(path: Path) -> None:

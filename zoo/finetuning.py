@@ -17,6 +17,7 @@ from zoo_registry.strategy import compose
 
 from zoo.assembly.assemble import Assembled, assemble_model
 from zoo.assembly.model import TransferModel
+from zoo.bundle.licences import aloud, base_licence
 from zoo.compute.allocator import pages_kept
 from zoo.compute.choose import choose_path
 from zoo.compute.path import check_path, settled
@@ -26,6 +27,7 @@ from zoo.determinism import reproducible
 from zoo.devices import resolve_device
 from zoo.evaluation.report import Report
 from zoo.files import remove_leftovers
+from zoo.origins import settle_origin
 from zoo.planning import Plan, Request, make_plan
 from zoo.recipe import Recipe, read_recipe, write_recipe
 from zoo.recipe.toml import recipe_to_dict
@@ -34,6 +36,7 @@ from zoo.runs import LOCK, RunFolder
 from zoo.teachers import Teachers
 from zoo.tracking import Fan, build_trackers, join_trackers, open_tracking, read_trackers
 from zoo.training.checkpoint import CheckpointFolder
+from zoo.training.feed import batch_notes
 from zoo.training.limits import Limits, SmallerStepsError, release_memory
 from zoo.training.lock import RunLock
 from zoo.training.log import MetricsLog
@@ -88,6 +91,7 @@ def start(
 
     reporter = reporter or Reporter()
     choose = choose_batch(registry, device=device, hub=hub, say=reporter.note)
+    request = settle_origin(request, registry, hub=hub, offline=offline)
     plan = make_plan(request, registry, choose_batch=choose)
     return execute_plan(plan, registry, out=out, device=device, hub=hub, offline=offline, reporter=reporter)
 
@@ -158,6 +162,7 @@ def assemble_recipe(
         pinned=recipe.weights,
         image_size=recipe.image_size,
         in_chans=recipe.in_chans,
+        input=recipe.input,
         seed=recipe.seed,
         device=device,
         hub=hub,
@@ -234,7 +239,8 @@ def _execute(
         assembled = assemble_recipe(recipe, data, registry, device, hub=hub, offline=offline)
         recipe = _pin(recipe, assembled, threads if device.type == "cpu" else 0)
         check_head_methods(assembled, phases)
-        for line in assembled.summary():  # notes on the data were logged when it was opened
+        batches = batch_notes(len(data.split("train")), recipe.train.batch_size)
+        for line in (*assembled.summary(), *licence_lines(assembled), *batches):  # those on the data were logged
             reporter.note(line)
         prepare = getattr(assembled.model.head, "prepare_targets", None)
         if prepare is not None:
@@ -295,7 +301,7 @@ def _make_run(
         options=recipe.train,
         seed=recipe.seed,
         device=device,
-        max_bad=recipe.data.max_bad,
+        max_bad=recipe.data.bad_allowed,
         assembler=teachers,
         rebuild=rebuild,
     )
@@ -308,13 +314,21 @@ def _pin(recipe: Recipe, assembled: Assembled, threads: int) -> Recipe:
     """
     if recipe.weights and assembled.weights:
         known, found = recipe.weights.get("sha256"), assembled.weights.get("sha256")
-        if known != found:
+        if known is not None and known != found:
             raise UsageError(
                 f"the recipe pins the weights of {assembled.backbone.name} to sha256 {known}, found {found}",
                 hint="remove [weights] from the recipe to take the ones found",
             )
     train = dataclasses.replace(recipe.train, threads=threads or recipe.train.threads)
     return dataclasses.replace(recipe, train=train, weights=dict(assembled.weights) if assembled.weights else None)
+
+
+def licence_lines(assembled: Assembled) -> list[str]:
+    """What is said of the licence of the weights that a run begins with, where it is not free for every use."""
+    if assembled.weights is None:
+        return []
+    line = aloud(base_licence(assembled.backbone.spec.weights, assembled.weights)[0], assembled.backbone.name)
+    return [line] if line else []
 
 
 def check_head_methods(assembled: Assembled, phases: list[Phase]) -> None:

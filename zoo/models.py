@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoo.bundle.read import LoadedModel
     from zoo.evaluation.report import Report
     from zoo.hub.base import Pulled
+    from zoo.lock import Entry
 
 _REPO = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 
@@ -58,6 +59,8 @@ def find_model(
     """
     path = Path(model)
     if path.exists() and not model.startswith("hf:"):
+        if registry is not None and (names := foreign_files(path, registry)):
+            return FoundModel(path, model, files=names)
         return find_folder(path, model, registry=registry, hub=hub, offline=offline)
     if not _REPO.match(model.removeprefix("hf:")):
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -70,8 +73,32 @@ def find_model(
     return FoundModel(pulled.path, model, pulled.revision, pulled.files)
 
 
-def pull_model(name: str, *, registry: Registry | None = None, hub: str | None = None, offline: bool = False) -> Pulled:
+def foreign_files(path: Path, registry: Registry) -> tuple[str, ...]:
+    """The files of a folder that another library wrote, in the form of an installed format; else none."""
+    from zoo.bundle.foreign import wanted_files
+
+    if not path.is_dir() or any((path / name).exists() for name in ("zoo.json", "recipe.toml")):
+        return ()
+    from zoo.hub.files import is_safe
+
+    names = tuple(sorted(p.name for p in path.iterdir() if p.is_file() and is_safe(p.name)))
+    return names if set(names) & set(wanted_files(registry)) else ()
+
+
+def pull_model(
+    name: str,
+    *,
+    registry: Registry | None = None,
+    hub: str | None = None,
+    offline: bool = False,
+    lock: Path | None = None,
+) -> Pulled:
     """A verified local copy of ``owner/name[@revision]``; one that was published as a delta is made whole.
+
+    Args:
+        name: of the repo.
+        registry, hub, offline: where it, and the base of a delta, may be.
+        lock: a ``zoo.lock`` to take it into, whatever the lock had before.
 
     Raises:
         HubError, IntegrityError: it, or the base of a delta, cannot be had, or is not what was published.
@@ -79,11 +106,34 @@ def pull_model(name: str, *, registry: Registry | None = None, hub: str | None =
     """
     from zoo.bundle.whole import make_whole
     from zoo.hub import open_hub
+    from zoo.lock import note_difference, write_entry
 
     repo, revision = split_revision(name)
     pulled = open_hub(hub, offline=offline).pull(repo, revision, offline=offline)
     path, files = make_whole(pulled.path, pulled.files, where=name, registry=registry, hub=hub, offline=offline)
+    if lock is not None:
+        write_entry(entry_of(pulled, revision), lock)
+    else:
+        note_difference(repo, revision, pulled.revision)
     return dataclasses.replace(pulled, path=path, files=files)
+
+
+def entry_of(pulled: Pulled, revision: str | None) -> Entry:
+    """What ``zoo.lock`` says of a pulled model, a delta's base included.
+
+    Args:
+        pulled: as the hub gave it, not made whole.
+        revision: as it was asked for.
+    """
+    from zoo.bundle.document import DOCUMENT, read_document
+    from zoo.bundle.small import DELTA
+    from zoo.lock import Entry, asked_as
+
+    base = None
+    if DELTA in pulled.files and DOCUMENT in pulled.files:
+        delta = read_document(pulled.path / DOCUMENT, where=pulled.name).delta
+        base = dict(delta.base) if delta is not None else None
+    return Entry(asked=asked_as(pulled.name, revision), commit=pulled.revision, files=dict(pulled.contents), base=base)
 
 
 def find_folder(
@@ -143,9 +193,26 @@ def load_model(
     Raises:
         ZooError: see :func:`find_model` and :func:`zoo.bundle.read.load_bundle`.
     """
-    found = find_model(model, registry=registry, hub=hub, offline=offline)
+    return load_found(find_model(model, registry=registry, hub=hub, offline=offline), registry, device=device)
+
+
+def load_found(found: FoundModel, registry: Registry, *, device: torch.device | str = "cpu") -> LoadedModel:
+    """Load a model that was found: a bundle, or what another library published.
+
+    Raises:
+        ZooError: see :func:`zoo.bundle.read.load_bundle` and :func:`zoo.bundle.foreign.load_foreign`.
+    """
+    from zoo.bundle.document import DOCUMENT
     from zoo.bundle.read import load_bundle
 
+    if found.files is not None and DOCUMENT not in found.files:
+        from zoo.bundle.foreign import load_foreign
+
+        foreign = load_foreign(
+            found.path, found.files, registry, name=found.name, revision=found.revision, device=device
+        )
+        if foreign is not None:
+            return foreign
     return load_bundle(found.path, registry, name=found.name, revision=found.revision, device=device, files=found.files)
 
 

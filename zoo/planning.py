@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_registry import Registry, UsageError, ZooError
+from zoo_registry import Input, Registry, UsageError, ZooError
 from zoo_registry.options import check_options
 
 from zoo.assembly.fit import check_fit, check_weights, resolve_input
 from zoo.data import open_data
 from zoo.data.dataset import Dataset
+from zoo.origins import Origin, chosen
 from zoo.recipe import Component, DataOptions, PhaseRecipe, Recipe, TrainOptions, parse_strategy
 from zoo.recipe.named import expand_recipes, find_strategy
 from zoo.recipe.recipe import AUTO
@@ -46,6 +47,8 @@ class Request:
         train, data_options: values for :class:`TrainOptions` and :class:`DataOptions`.
         recipe: a recipe to start from; what is said beside it goes before it.
         trackers: names of those that follow the run; they are no part of its recipe.
+        weights: a safetensors file in place of the backbone's own weights.
+        origin: what ``backbone`` and ``weights`` came to, see :func:`zoo.origins.settle_origin`.
     """
 
     data: Any = None
@@ -61,6 +64,8 @@ class Request:
     image_size: int | None = None
     in_chans: int | None = None
     trackers: tuple[str, ...] = ()
+    weights: str | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +156,8 @@ def _check_fit(recipe: Recipe, registry: Registry, data: Dataset) -> None:
     run_checks(
         (
             lambda: check_fit(backbone, head, data.columns),
-            lambda: resolve_input(backbone, recipe.image_size, recipe.in_chans),
-            lambda: check_weights(backbone) if recipe.pretrained else None,
+            lambda: resolve_input(backbone, recipe.image_size, recipe.in_chans, recipe.input),
+            lambda: check_weights(backbone) if recipe.pretrained and not chosen(recipe.weights) else None,
         )
     )
 
@@ -170,6 +175,7 @@ def open_recipe_data(source: Any, recipe: Recipe, **more: Any) -> Dataset:
         task=options.task,
         labels_per_class=options.labels_per_class,
         follow_links=options.follow_links,
+        strict=options.strict,
         seed=recipe.seed,
         **more,
     )
@@ -208,6 +214,8 @@ def _overridden(
 
 
 def _backbone(request: Request, registry: Registry, errors: list[ZooError]) -> Component:
+    if request.origin is not None:
+        return Component(name=request.origin.backbone, options=dict(request.origin.options))
     if request.backbone is not None:
         return Component(name=request.backbone)
     if request.recipe is not None:
@@ -246,7 +254,11 @@ def _draft(
         return said if said is not None else (getattr(base, name) if base is not None else default)
 
     pretrained = chosen("pretrained", True)
-    same = base is not None and pretrained and request.backbone in (None, base.backbone.name)
+    same = base is not None and request.backbone in (None, base.backbone.name)
+    weights, given = (base.weights, base.input) if base is not None and same else (None, None)
+    if request.origin is not None:
+        found = request.origin.input
+        weights, given = request.origin.weights, _values(found) if found is not None else given
     return Recipe(
         backbone=backbone,
         head=head,
@@ -255,11 +267,16 @@ def _draft(
         data=data,
         seed=chosen("seed", 0),
         pretrained=pretrained,
-        weights=base.weights if base is not None and same else None,
+        weights=weights if pretrained else None,
+        input=given,
         teachers=base.teachers if base is not None else {},
         image_size=chosen("image_size", None),
         in_chans=chosen("in_chans", None),
     )
+
+
+def _values(given: Input) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(given).items()}
 
 
 def _check_names(

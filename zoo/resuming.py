@@ -15,8 +15,8 @@ from zoo.recipe.toml import recipe_to_dict
 
 FREE = frozenset(
     {
-        "data.max_bad", "data.source", "train.cache", "train.cache_gb", "train.checkpoint_every", "train.features_gb",
-        "train.workers",
+        "data.max_bad", "data.source", "data.strict", "train.cache", "train.cache_gb", "train.checkpoint_every",
+        "train.features_gb", "train.workers",
     }
 )  # fmt: skip
 """Settings that change how a run proceeds, and no bit of what it comes to."""

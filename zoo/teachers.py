@@ -20,7 +20,7 @@ class Teachers:
 
     Attributes:
         pinned: name -> ``revision`` (where it came from a hub) and ``sha256`` of its manifest, of an earlier run.
-        found: the same, of those that were loaded here.
+        found: the same, of those that were loaded here, and their ``license`` where it is known.
     """
 
     registry: Registry
@@ -44,20 +44,23 @@ class Teachers:
         return model
 
     def _load(self, name: str) -> TransferModel:
-        from zoo.bundle.read import load_bundle
+        from zoo.bundle.licences import UNKNOWN, settle
         from zoo.hub.files import MANIFEST, sha256_of
-        from zoo.models import find_model, split_revision
+        from zoo.models import find_model, load_found, split_revision
+        from zoo.origins import WEIGHTS
 
         pin = self.pinned.get(name, {})
         at = f"{name}@{pin['revision']}" if "revision" in pin and split_revision(name)[1] is None else name
         found = find_model(at, registry=self.registry, hub=self.hub, offline=self.offline)
-        sha256 = sha256_of(found.path / MANIFEST)
+        manifest, weights = found.path / MANIFEST, found.path / WEIGHTS  # another library's repo has no manifest
+        sha256 = sha256_of(manifest if manifest.is_file() or not weights.is_file() else weights)
         if pin and pin.get("sha256") != sha256:
             raise IntegrityError(
                 f"the recipe pins {name!r} to a manifest of sha256 {pin.get('sha256')}, found {sha256}",
                 hint="remove [teachers] from the recipe to take the one found",
             )
-        self.found[name] = {"sha256": sha256, **({"revision": found.revision} if found.revision else {})}
-        return load_bundle(
-            found.path, self.registry, name=name, revision=found.revision, device=self.device, files=found.files
-        ).model
+        loaded = load_found(found, self.registry, device=self.device)
+        licence = settle(loaded.document).name
+        pin = {"sha256": sha256, **({"revision": found.revision} if found.revision else {})}
+        self.found[name] = {**pin, **({"license": licence} if licence != UNKNOWN else {})}
+        return loaded.model

@@ -125,15 +125,26 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         hub.stop()
 
 
+def send_from_here(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits between tries are noted in what is returned, not slept; a push sends from this process."""
+    from zoo.hub import hf_errors, hf_push, hf_send
+
+    waits: list[float] = []
+    monkeypatch.setattr(hf_errors, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr("zoo.deadline.sleep", waits.append)
+    monkeypatch.setattr(hf_push, "send", lambda hub, order, until, on: hf_send.transfer(order, on, hub.api))
+    return waits
+
+
 @pytest.fixture
 def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """``connect(server, token)``: an HfHub with a cache of its own; waits between tries are noted, not slept."""
-    from zoo.hub import hf_errors, hf_push
+    """``connect(server, token)``: an HfHub with a cache of its own; waits between tries are noted, not slept.
+
+    It sends from this process, where a push otherwise starts one of its own (``tests/test_push_processes.py``).
+    """
     from zoo.hub.huggingface import HfHub
 
-    waits = []
-    for module in (hf_errors, hf_push):
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=waits.append))
+    waits = send_from_here(monkeypatch)
     monkeypatch.delenv("HF_TOKEN", raising=False)
 
     def open_it(server, token=TOKEN, cache="cache", **options):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import canary
 import numpy as np
 import pytest
 from hub_fixtures import write_manifest
@@ -46,6 +47,8 @@ def zoo(*arguments: object) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([str(argument) for argument in arguments])
+    for text in (out.getvalue(), err.getvalue()):
+        canary.check(text, f"what zoo {arguments[:1]} printed")
     return Outcome(code, out.getvalue(), err.getvalue())
 
 

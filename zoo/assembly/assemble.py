@@ -60,7 +60,7 @@ class Assembled:
         if self.weights is None:
             lines.append(f"backbone {self.backbone.name}: random weights (no pretrained weights were asked for)")
         elif self.report is not None:
-            where = self.weights.get("repo") or self.weights.get("package")
+            where = self.weights.get("repo") or self.weights.get("package") or self.weights.get("given", "a file")
             revision = self.weights.get("revision")
             at = f" at {revision[:12]}" if revision else ""
             lines.append(f"backbone {self.backbone.name}: {self.report.loaded} tensors loaded from {where}{at}")
@@ -89,6 +89,7 @@ def assemble_model(
     pinned: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     in_chans: int | None = None,
+    input: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     mapped: bool | None = None,
@@ -107,6 +108,7 @@ def assemble_model(
         pinned: the weights that an earlier run took, ``recipe.weights``: the same commit is taken again.
         image_size: height and width in pixels, where the backbone takes another than its own.
         in_chans: input channels, likewise.
+        input: values of another input than the backbone's own, that ``pinned`` weights were trained with.
         seed: of whatever is newly initialised.
         device: where the model ends up; it is built on the CPU, so that random weights are the same everywhere.
         mapped: whether weights stay mapped from their file, copy-on-write, where the plugin mapped them; None: those of
@@ -122,7 +124,7 @@ def assemble_model(
     features = check_fit(backbone_entry, head_entry, columns)
     parsed_backbone = parse_options(spec.options, backbone_options or {}, where="backbone")
     parsed_head = parse_options(head_entry.spec.options, head_options or {}, where="head")
-    given = resolve_input(backbone_entry, image_size, in_chans)
+    given = resolve_input(backbone_entry, image_size, in_chans, input)
     located = None
     if pretrained and weights is None:
         located = locate_weights(backbone_entry, registry, pinned=pinned, hub=hub, offline=offline)
@@ -140,7 +142,8 @@ def assemble_model(
     report = getattr(module, "load_report", None)
     if path is not None:
         check_finite(module, backbone_entry.name, file=path, sha256=located.source.get("sha256") if located else None)
-        if not (located is not None if mapped is None else mapped) and torch.device(device).type == "cpu":
+        keep = located is not None and located.source.get("kind") != "file"
+        if not (keep if mapped is None else mapped) and torch.device(device).type == "cpu":
             own_tensors(module)
     model = TransferModel(module, head_module, columns, given).to(device)
     return Assembled(

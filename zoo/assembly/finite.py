@@ -1,4 +1,4 @@
-"""NaN and Inf in weights: refused at assembly, without reading a large mapped file again each time.
+"""NaN, Inf or nothing but zeros in weights: refused at assembly, without reading a large mapped file again each time.
 
 A weights file is read once, piece by piece; that it was found good is noted beside the cache, under its sha256 or, of a
 file that nobody hashed, under its stamp (device, inode, size, times of change).
@@ -24,12 +24,13 @@ NOTED_FROM = 16 * 2**20
 """Bytes from which on a file's being good is noted; smaller ones are read in a few milliseconds."""
 
 _PIECE = 2**20
+_OTHERS = "no use can be made of them; choose others, or get the file again"
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WHOLE = frozenset({"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 
 
 def check_finite(module: nn.Module, name: str, *, file: Path | None = None, sha256: str | None = None) -> None:
-    """Refuse weights with NaN or Inf.
+    """Refuse weights with NaN or Inf, and weights that are all zero.
 
     Args:
         module: loaded.
@@ -38,14 +39,17 @@ def check_finite(module: nn.Module, name: str, *, file: Path | None = None, sha2
         sha256: of the file, where it is known.
 
     Raises:
-        IntegrityError: names the first such tensor.
+        IntegrityError: names the first such tensor, or says that there is nothing but zeros.
     """
     spared = file is not None and file_is_finite(file, sha256)
     for tensor_name, tensor in module.state_dict().items():
         if spared and is_mapped(tensor):
             continue
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise IntegrityError(f"weights of {name}: tensor {tensor_name!r} has NaN or Inf values")
+            raise IntegrityError(f"weights of {name}: tensor {tensor_name!r} has NaN or Inf values", hint=_OTHERS)
+    matrices = [t for t in module.state_dict().values() if t.is_floating_point() and t.ndim > 1]
+    if matrices and not any(bool(t.any()) for t in matrices):  # vectors may be: biases, scales of new branches
+        raise IntegrityError(f"weights of {name}: every tensor is zero", hint=_OTHERS)
 
 
 def file_is_finite(path: Path, sha256: str | None = None) -> bool:

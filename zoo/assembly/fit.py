@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from zoo_registry import BackboneSpec, Column, Entry, HeadSpec, ImageInput, Input, UsageError
+from zoo_registry.options import parse_options
 
 
 def check_weights(entry: Entry[BackboneSpec]) -> None:
@@ -54,13 +56,33 @@ def check_fit(backbone: Entry[BackboneSpec], head: Entry[HeadSpec], columns: tup
     return common[0]
 
 
-def resolve_input(entry: Entry[BackboneSpec], image_size: int | None, in_chans: int | None) -> Input:
+def chosen_input(entry: Entry[BackboneSpec], values: Mapping[str, Any] | None) -> Input:
+    """The backbone's own input, or the one that its weights were trained with: a recipe's ``[input]``.
+
+    Raises:
+        UsageError: the values are not ones of it.
+    """
+    own = entry.spec.input
+    if values is None:
+        return own
+    made: Input = parse_options(type(own), {k: v for k, v in values.items() if k != "kind"}, where="input")
+    return made
+
+
+def resolve_input(
+    entry: Entry[BackboneSpec], image_size: int | None, in_chans: int | None, start: Mapping[str, Any] | None = None
+) -> Input:
     """The backbone's input with the user's image size and channels put in.
+
+    Args:
+        entry: the backbone.
+        image_size, in_chans: pixels and channels, None: as they are.
+        start: values of another input to start from, see :func:`chosen_input`.
 
     Raises:
         UsageError: the backbone takes neither another size nor other channels, or no images at all.
     """
-    given = entry.spec.input
+    given = chosen_input(entry, start)
     if image_size is None and in_chans is None:
         return given
     if not isinstance(given, ImageInput):

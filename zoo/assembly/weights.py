@@ -14,6 +14,7 @@ from zoo_registry import BackboneSpec, Entry, HubError, IntegrityError, Registry
 from zoo.assembly.fit import check_weights
 from zoo.hub import open_hub
 from zoo.hub.files import sha256_of
+from zoo.origins import at_hand, chosen, locate_chosen, source_in_words
 
 _resources = ExitStack()  # keeps files of zipped packages alive for the life of the process
 
@@ -45,6 +46,7 @@ def locate_weights(
         entry: the backbone.
         registry: for the alternatives that an error names.
         pinned: what an earlier run of the recipe found, see :class:`LocatedWeights`; the same commit is taken again.
+            Where it was chosen in place of the backbone's own (:mod:`zoo.origins`), it is taken whatever the spec says.
         hub: where to look for hub repos; the Hugging Face Hub (or its mirror in ``HF_ENDPOINT``) by default.
         offline: use the cache alone.
 
@@ -53,6 +55,9 @@ def locate_weights(
         HubError: they are neither cached nor reachable; the hint names backbones whose weights are installed.
         IntegrityError: the bytes are not what the spec or the hub says.
     """
+    if pinned is not None and chosen(pinned):
+        path, source = locate_chosen(pinned, registry, hub=hub, offline=offline)
+        return LocatedWeights(path=path, source=source)
     weights = entry.spec.weights
     check_weights(entry)
     assert weights is not None
@@ -78,6 +83,8 @@ def weights_at_hand(
     entry: Entry[BackboneSpec], *, pinned: Mapping[str, Any] | None = None, hub: str | None = None
 ) -> bool:
     """Whether the pretrained weights are on this machine; the network is not asked and no byte is read."""
+    if pinned is not None and chosen(pinned):
+        return at_hand(pinned, hub)
     weights = entry.spec.weights
     if weights is None or weights.where == "none":
         return False
@@ -94,8 +101,10 @@ def weights_at_hand(
     return commit is not None and cache.find(repo, commit, weights.file) is not None
 
 
-def weights_in_words(spec: BackboneSpec) -> str:
-    """Where a backbone's weights come from."""
+def weights_in_words(spec: BackboneSpec, pinned: Mapping[str, Any] | None = None) -> str:
+    """Where a backbone's weights come from; ``pinned`` are those of a recipe."""
+    if pinned is not None and chosen(pinned):
+        return source_in_words(pinned)
     weights = spec.weights
     if weights is None:
         return "none (random)"

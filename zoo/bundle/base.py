@@ -23,6 +23,8 @@ def base_of(document: Document, registry: Registry, where: str) -> dict[str, str
     base = document.base
     if base is None:
         raise UsageError(f"{where} began with random weights, so there is no base for a delta", hint=WHOLE)
+    if base.get("form") == "delta":
+        raise UsageError(f"{where} began with weights that are published as a delta themselves", hint=WHOLE)
     if base.get("kind") == "hub":
         return {key: str(base[key]) for key in ("kind", "repo", "file", "revision", "sha256")}
     if base.get("kind") == "package":
@@ -59,7 +61,7 @@ def locate_base(
         return _installed(base, document, registry, where)
     failed: list[ZooError] = []
     for cached in (True, False):
-        for source in _hubs(hub, offline) if cached or not offline else []:
+        for source in hubs(hub, offline) if cached or not offline else []:
             try:
                 found = source.file(base["repo"], base["file"], base["revision"], offline=cached, sha256=base["sha256"])
             except (HubError, IntegrityError) as error:
@@ -75,7 +77,8 @@ def locate_base(
     raise HubError(f"{where} is a delta on {name}, which cannot be had: {failed[-1].message}", hint)
 
 
-def _hubs(hub: str | None, offline: bool) -> list[Hub]:
+def hubs(hub: str | None, offline: bool) -> list[Hub]:
+    """Where a base may be: the hub that was named, then the Hugging Face Hub."""
     given, usual = open_hub(hub, offline=offline), open_hub("hf", offline=offline)
     return [given] if given.location == usual.location else [given, usual]
 

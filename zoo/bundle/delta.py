@@ -28,7 +28,7 @@ from zoo_registry import IntegrityError, Registry, UsageError
 
 from zoo.bundle.adapter import apply_adapter, build_strategy, read_adapter_files
 from zoo.bundle.base import WHOLE, base_of, locate_base
-from zoo.bundle.card import delta_card
+from zoo.bundle.card import CARD, bundle_card, read_card
 from zoo.bundle.document import DOCUMENT, Document, read_document
 from zoo.bundle.rebuild import WEIGHTS, model_on_base
 from zoo.bundle.small import ADAPTER_WEIGHTS, DELTA, DeltaRecord
@@ -37,7 +37,6 @@ from zoo.files import write_bytes, write_json, write_tensors
 from zoo.hub.files import MANIFEST
 from zoo.training.guard import tensor_hash
 
-CARD = "README.md"
 WORTH = 0.9
 """A delta must be smaller than so much of the whole weights."""
 CLOSE = 1e-5
@@ -108,8 +107,7 @@ def write_delta(
     _copy(bundle, to, known - {WEIGHTS, MANIFEST, DOCUMENT, CARD})
     told = dataclasses.replace(document, delta=record)
     write_json(to / DOCUMENT, told.to_json())
-    text = (bundle / CARD).read_text(encoding="utf-8") if (bundle / CARD).is_file() else ""
-    write_bytes(to / CARD, delta_card(text, told, size.base).encode())
+    write_bytes(to / CARD, bundle_card(to, told, before=read_card(bundle)).encode())
     write_manifest(to)
     return size
 

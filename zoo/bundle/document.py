@@ -15,6 +15,8 @@ from zoo_registry.building import TASKS
 from zoo_registry.options import parse_options
 from zoo_registry.specs import FEATURE_KINDS
 
+from zoo.bundle.measured import Comparison, read_comparisons, read_samples
+from zoo.bundle.proof import Proof, read_proof
 from zoo.bundle.small import DISTRIBUTION, FULL_NAME, AdapterRecord, DeltaRecord, read_adapter, read_delta
 from zoo.hub.files import read_json
 
@@ -27,6 +29,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 MOST_VALUES = 2**28
 """Largest number of values of one input: a document cannot ask for more memory than a model could want."""
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.!+_-]*")
 
 
@@ -56,10 +59,16 @@ class Document:
         data: fingerprint and description.
         metrics: split -> metrics.
         golden: see :mod:`zoo.bundle.golden`.
-        license: of the weights, None where unknown.
+        license: of the base weights, None where unknown; ``license_source`` says who says so.
+        license_stated: of the model, where whoever published it stated one.
+        library: the library whose own form ``config.json`` and ``model.safetensors`` have, None where none reads them.
+        notes: what is to be known of the run, lines for the card.
+        samples: split -> column -> labels that the metrics count.
+        comparisons: other runs on the same data, such as one from scratch.
         version: of the zoo that wrote it.
         adapter: what lies in ``adapter/``, None where nothing does.
         delta: how the weights are made again where they are published as a delta, None where they are there.
+        proof: what a fresh process found again before it was published, None where none did.
     """
 
     backbone: str
@@ -79,8 +88,15 @@ class Document:
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     license: str | None = None
+    license_source: str | None = None
+    license_stated: str | None = None
+    library: str | None = None
+    notes: tuple[str, ...] = ()
+    samples: dict[str, dict[str, int]] = field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
     adapter: AdapterRecord | None = None
     delta: DeltaRecord | None = None
+    proof: Proof | None = None
 
     @property
     def merged(self) -> bool:
@@ -106,12 +122,19 @@ class Document:
             "recipe": self.recipe,
             "base": self.base,
             "license": self.license,
+            "license_source": self.license_source,
+            **({"license_stated": self.license_stated} if self.license_stated else {}),
+            "library": self.library,
             "plugins": [dataclasses.asdict(plugin) for plugin in self.plugins],
             "data": self.data,
             "metrics": self.metrics,
+            "samples": self.samples,
+            **({"comparisons": [c.to_json() for c in self.comparisons]} if self.comparisons else {}),
+            "notes": list(self.notes),
             "golden": self.golden,
             **({"adapter": self.adapter.to_json()} if self.adapter else {}),
             **({"delta": self.delta.to_json()} if self.delta else {}),
+            **({"proof": self.proof.to_json()} if self.proof else {}),
         }
 
 
@@ -164,6 +187,12 @@ class _Reader:
             recipe=self.recipe(),
             base=self.base(),
             license=self.get("license", (str, optional)),
+            license_source=self.get("license_source", (str, optional)),
+            license_stated=self.word("license_stated"),
+            library=self.word("library"),
+            notes=self.notes(),
+            samples=read_samples(self.values.get("samples"), self.wrong),
+            comparisons=read_comparisons(self.values.get("comparisons"), self.wrong),
             plugins=tuple(self.plugin(p) for p in self.get("plugins", list)),
             data=self.get("data", dict),
             metrics=self.metrics(),
@@ -171,6 +200,7 @@ class _Reader:
             version=self.get("zoo", str),
             adapter=read_adapter(self.values.get("adapter"), self.wrong),
             delta=read_delta(self.values.get("delta"), self.wrong),
+            proof=read_proof(self.values.get("proof"), self.wrong),
         )
 
     def one_of(self, path: str, known: tuple[str, ...]) -> str:
@@ -178,6 +208,19 @@ class _Reader:
         if value not in known:
             raise self.wrong(f"{path} is {value!r:.60}, not one of {', '.join(known)}")
         return str(value)
+
+    def word(self, path: str) -> str | None:
+        """A short name, or None."""
+        value = self.get(path, (str, type(None)))
+        if value is not None and not _WORD.fullmatch(value):
+            raise self.wrong(f"{path} is {value!r:.60}, which it cannot be")
+        return None if value is None else str(value)
+
+    def notes(self) -> tuple[str, ...]:
+        notes = self.values.get("notes", [])
+        if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+            raise self.wrong("notes is no list of lines")
+        return tuple(notes)
 
     def full_name(self, path: str) -> str:
         value = self.get(path, str)
@@ -202,7 +245,7 @@ class _Reader:
             parsed: Input = parse_options(INPUTS[kind], values, where="input")
         except ZooError as error:
             raise self.wrong(error.message) from error
-        if isinstance(parsed, ImageInput) and not _is_sound(parsed):
+        if isinstance(parsed, ImageInput) and not is_sound(parsed):
             raise self.wrong("input is out of range")
         return parsed
 
@@ -217,8 +260,10 @@ class _Reader:
         classes = value.get("classes") if good else None
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise self.wrong("a target column is not as it should be")
-        if len(set(classes)) != len(classes) or bool(classes) == (value["kind"] == "regression"):
-            raise self.wrong(f"column {value['name']!r:.60} has a class twice, none, or some where none belong")
+        if not classes and value["kind"] != "regression":
+            raise self.wrong(f"column {value['name']!r:.60} has no class names", "ask whoever published it")
+        if len(set(classes)) != len(classes) or (classes and value["kind"] == "regression"):
+            raise self.wrong(f"column {value['name']!r:.60} has a class twice, or some where none belong")
         return Column(name=value["name"], kind=value["kind"], classes=tuple(classes))
 
     def recipe(self) -> dict[str, Any]:
@@ -258,7 +303,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_sound(image: ImageInput) -> bool:
+def is_sound(image: ImageInput) -> bool:
+    """Whether every value of an input is one that a model could have: it cannot ask for all memory there is."""
     return (
         all(1 <= side <= 8192 for side in image.size)
         and 1 <= image.channels <= 1024

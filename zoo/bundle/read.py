@@ -72,14 +72,23 @@ def load_bundle(
     document = read_document(path / DOCUMENT, where=where)
     strategy = None if document.merged else build_strategy(document, registry, where)
     model = rebuild_model(document, path, known, registry, where)
-    check_finite(model, where, file=path / WEIGHTS)
-    if torch.device(device).type == "cpu":  # elsewhere they are copied anyhow, straight from the file
-        own_tensors(model)
-    model.requires_grad_(True).to(device).eval()
+    finished(model, where, path / WEIGHTS, device)
     if strategy is not None:
         apply_adapter(strategy, model, read_adapter_files(document, path, known, where, device), where)
         model.eval()
     return LoadedModel(model=model, document=document, path=path, name=where, revision=revision)
+
+
+def finished(model: TransferModel, where: str, weights: Path, device: torch.device | str) -> None:
+    """Check a rebuilt model's numbers, make its tensors its own, and put it on its device, in evaluation mode.
+
+    Raises:
+        IntegrityError: there are NaN or infinities among them.
+    """
+    check_finite(model, where, file=weights)
+    if torch.device(device).type == "cpu":  # elsewhere they are copied anyhow, straight from the file
+        own_tensors(model)
+    model.requires_grad_(True).to(device).eval()
 
 
 def verify_bundle(path: Path, registry: Registry, *, name: str | None = None) -> float:

@@ -22,7 +22,12 @@ HEAD = "head.safetensors"
 
 
 def rebuild_model(
-    document: Document, path: Path, files: frozenset[str], registry: Registry, where: str
+    document: Document,
+    path: Path,
+    files: frozenset[str],
+    registry: Registry,
+    where: str,
+    weights: str = WEIGHTS,
 ) -> TransferModel:
     """The model of a bundle, on the CPU; an adapter that is not merged is not yet applied.
 
@@ -32,6 +37,7 @@ def rebuild_model(
         files: the files that were verified; no other is read.
         registry: the installed plugins.
         where: what messages call the bundle.
+        weights: name of the file with the weights.
 
     Raises:
         IntegrityError: options, sizes or tensors do not make a model.
@@ -39,19 +45,19 @@ def rebuild_model(
     """
     if document.delta is not None or DELTA in files:
         raise IntegrityError(f"{where} is a delta, which is not a model by itself", hint="zoo pull makes it whole")
-    if WEIGHTS not in files:
-        raise IntegrityError(f"{where} has no {WEIGHTS}", hint="the bundle is not complete; write or pull it again")
+    if weights not in files:
+        raise IntegrityError(f"{where} has no {weights}", hint="the bundle is not complete; write or pull it again")
     width = _width(document, registry, where)
     head_entry = find_entry(registry, document, "head", document.head)
     head_options = parsed_options(head_entry, document.head_options, "head", where)
     if document.head_form == "folded":
-        _check_classifier(document, path / WEIGHTS, width, where)
+        _check_classifier(document, path / weights, width, where)
     elif HEAD in files:
         _check_head_sizes(head_entry, head_options, document, path / HEAD, width, where)
-    backbone = _backbone(document, path / WEIGHTS, path, files, registry, where)
-    _check_report(backbone, document, where)
+    backbone = _backbone(document, path / weights, path, files, registry, where)
+    _check_report(backbone, document, where, weights)
     head = built(head_entry, where, head_options, width=width, targets=document.columns)
-    whole = _with_weights(head, document, path, files, where)
+    whole = _with_weights(head, document, path, files, where, weights)
     return TransferModel(backbone, whole, document.columns, document.input)
 
 
@@ -129,7 +135,7 @@ def _check_head_sizes(entry: Any, options: Any, document: Document, path: Path, 
             )
 
 
-def _check_report(backbone: Any, document: Document, where: str) -> None:
+def _check_report(backbone: Any, document: Document, where: str, weights: str) -> None:
     """Every tensor of the backbone must come from the file, as it is; only the classifier may be left over."""
     report = getattr(backbone, "load_report", None)
     if report is None:
@@ -138,16 +144,18 @@ def _check_report(backbone: Any, document: Document, where: str) -> None:
     for word, names in (("missing", report.initialised), ("of another shape", report.resized), ("unexpected", extra)):
         if names:
             raise IntegrityError(
-                f"{where}: {WEIGHTS} does not fit {document.backbone}: {len(names)} tensors are {word}, "
+                f"{where}: {weights} does not fit {document.backbone}: {len(names)} tensors are {word}, "
                 f"such as {sorted(names)[0]!r}"
             )
 
 
-def _with_weights(head: nn.Module, document: Document, path: Path, files: frozenset[str], where: str) -> nn.Module:
+def _with_weights(
+    head: nn.Module, document: Document, path: Path, files: frozenset[str], where: str, weights: str
+) -> nn.Module:
     try:
         if document.head_form == "folded":
             assert document.classifier is not None  # checked with its shapes
-            with safe_open(path / WEIGHTS, framework="pt") as file:
+            with safe_open(path / weights, framework="pt") as file:
                 weight, bias = (file.get_tensor(name) for name in document.classifier)
             return FoldedHead(head, Classifier(weight.flatten(1), bias), document.columns[0])
         head.load_state_dict(load_file(path / HEAD) if HEAD in files else {})

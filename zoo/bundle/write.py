@@ -16,12 +16,14 @@ import zoo
 from zoo.assembly.assemble import Assembled
 from zoo.assembly.model import FoldedHead, TransferModel
 from zoo.bundle.adapter import Adapter, write_adapter
-from zoo.bundle.card import peft_base, render_card
+from zoo.bundle.card import CARD, bundle_card
 from zoo.bundle.document import DOCUMENT, Document, PluginRecord
 from zoo.bundle.golden import golden_record
+from zoo.bundle.licences import base_licence
 from zoo.bundle.small import AdapterRecord
 from zoo.files import write_bytes, write_folder, write_json, write_tensors
 from zoo.hub.files import MANIFEST, list_folder, sha256_of
+from zoo.origins import without_path
 from zoo.recipe.recipe import Recipe
 from zoo.recipe.toml import recipe_to_dict
 
@@ -41,12 +43,14 @@ class Findings:
         data: fingerprint and description, without paths of this machine.
         figures: file name in the bundle -> function that writes the PNG there.
         notes: lines for the card.
+        samples: split -> column -> labels that the metrics count.
     """
 
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Callable[[Path], Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    samples: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def write_bundle(
@@ -79,6 +83,7 @@ def write_bundle(
     )
     if carries and classifier is not None:
         model.head = FoldedHead(model.head, classifier, model.columns[0])
+    licence, said_by = base_licence(spec.weights, assembled.weights)
     document = Document(
         backbone=assembled.backbone.name,
         backbone_options=options_to_dict(assembled.backbone_options),
@@ -90,8 +95,12 @@ def write_bundle(
         classifier=exported.classifier if carries else None,
         columns=model.columns,
         recipe=recipe_to_dict(recipe, private=False),
-        base=dict(assembled.weights) if assembled.weights else None,
-        license=spec.weights.license if spec.weights and assembled.weights else None,
+        base=without_path(assembled.weights),
+        license=licence,
+        license_source=said_by,
+        library=exported.library,
+        notes=findings.notes,
+        samples=findings.samples,
         plugins=plugin_records(registry, assembled, recipe),
         data=findings.data,
         metrics=findings.metrics,
@@ -169,11 +178,7 @@ def _fill(
     for name, draw in findings.figures.items():
         draw(folder / name)
     write_json(folder / DOCUMENT, document.to_json())
-    peft = peft_base(document, exported) if delta is not None and "peft_type" in delta.config else None
-    card = render_card(
-        document, library=exported.library, figures=tuple(findings.figures), notes=findings.notes, peft=peft
-    )
-    write_bytes(folder / "README.md", card.encode())
+    write_bytes(folder / CARD, bundle_card(folder, document).encode())
     write_manifest(folder)
 
 

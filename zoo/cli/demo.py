@@ -69,6 +69,7 @@ def demo(out: Path | None, backbone: str | None, seed: int, as_json: bool) -> No
     _heading("4. Transfer gain", as_json)
     gain = transfer_gain(rows)
     _print_gain(rows, gain, as_json)
+    _tell_gain(result.model, folder / f"scratch-{LABELS}")
     _heading("5. Publish to a hub that is a folder, get it back, predict", as_json)
     published = _publish(folder, result.model, as_json)
     _heading(f"Done in {time.monotonic() - begun:.0f} s. Three commands to try next", as_json)
@@ -172,6 +173,13 @@ def _print_gain(rows: list[Row], gain: dict[str, Any], as_json: bool) -> None:
     say(f"for equal accuracy scratch needs {wanted} labels a class, transfer {rows[0].labels}", as_json=as_json)
     times = ", ".join(f"{row.seconds:.0f} s with {row.labels}" for row in rows[1:])
     say(f"time: transfer {rows[0].seconds:.0f} s; scratch {times} labels a class", as_json=as_json)
+
+
+def _tell_gain(bundle: Path, scratch: Path) -> None:
+    """Write the gain over scratch on the same labels into the model's card."""
+    from zoo.cards import render, renew
+
+    renew(bundle, render(bundle, against=[scratch]))
 
 
 def _publish(folder: Path, bundle: Path, as_json: bool) -> dict[str, Any]:

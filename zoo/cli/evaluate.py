@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from zoo_registry import DataError
 
 from zoo.cli.counting import open_counter
-from zoo.cli.output import device_option, emit, hub_option, json_option, offline_option, open_registry, say, table
+from zoo.cli.output import (
+    device_option,
+    emit,
+    hub_option,
+    json_option,
+    locked_option,
+    offline_option,
+    open_registry,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:
     from zoo.bundle.read import LoadedModel
@@ -27,6 +38,7 @@ WORST = 10
     "--workers", type=click.IntRange(min=0), default=None, help="Processes that decode images; measured by default."
 )
 @click.option("--no-features", is_flag=True, help="Run the backbone even where a run has kept its features.")
+@click.option("--strict", is_flag=True, help="Refuse data with unreadable images, or with images in two splits.")
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the figures there.")
 @click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
 @click.option(
@@ -36,6 +48,7 @@ WORST = 10
 @device_option
 @hub_option
 @offline_option
+@locked_option
 @json_option
 def evaluate(
     model: str,
@@ -44,6 +57,7 @@ def evaluate(
     batch_size: int,
     workers: int | None,
     no_features: bool,
+    strict: bool,
     figures: Path | None,
     image_column: str | None,
     label_columns: tuple[str, ...],
@@ -80,10 +94,22 @@ def evaluate(
             image_column=image_column,
             label_columns=label_columns,
             split_column=split_column,
+            strict=strict,
         )
+    if strict and report.skipped:
+        raise _unreadable(report)
     if figures is not None:
         draw(report, loaded, figures)
     emit({"model": model, **report.to_json()}, as_json, lambda: print_report(report))
+
+
+def _unreadable(report: Report) -> DataError:
+    first, count = report.skipped[0], len(report.skipped)
+    total = report.samples + count
+    return DataError(
+        f"{count} of {total} samples cannot be read; the first is {first['file']!r}: {first['reason']}",
+        hint="repair or remove them, or leave --strict out",
+    )
 
 
 def print_report(report: Report) -> None:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from zoo_registry import UsageError
 
-from zoo.cli.output import device_option, emit, hub_option, json_option, offline_option, open_registry, quoted, say
+from zoo.cli.output import (
+    device_option,
+    emit,
+    hub_option,
+    json_option,
+    locked_option,
+    offline_option,
+    open_registry,
+    quoted,
+    say,
+)
 
 if TYPE_CHECKING:
     from zoo_registry import Registry
@@ -45,7 +55,12 @@ class FinetuneCommand(click.Command):
 
 @click.command(cls=FinetuneCommand)
 @click.argument("data", required=False)
-@click.option("--backbone", metavar="NAME", help="Backbone; a recommended one by default (zoo list backbones).")
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Backbone; a recommended one by default (zoo list backbones). Or hf:OWNER/NAME[@REVISION], or a folder.",
+)
+@click.option("--weights", metavar="FILE", help="A safetensors file in place of the backbone's own weights.")
 @click.option("--head", metavar="NAME", help="Head; the plain one for the task by default (zoo list heads).")
 @click.option("--strategy", metavar="RECIPE", help="How it learns, such as linear:3,full:10 (zoo list strategies).")
 @click.option("--epochs", metavar="N", help="Epochs of the last phase that names no length.")
@@ -84,6 +99,7 @@ class FinetuneCommand(click.Command):
 @click.option("--augment", metavar="LEVEL", help="auto, none, light, medium or strong.")
 @click.option("--workers", metavar="N", help="Processes that decode images; auto (the default) measures.")
 @click.option("--max-bad", metavar="SHARE", help="Share of unreadable images allowed; 0.01 by default.")
+@click.option("--strict", is_flag=True, default=None, help="Refuse unreadable images, and images in two splits.")
 @click.option("--image-column", metavar="NAME", help="Column of a table with the image paths.")
 @click.option(
     "--label-column", "label_columns", multiple=True, metavar="NAME", help="Column with targets (repeatable)."
@@ -95,6 +111,7 @@ class FinetuneCommand(click.Command):
 @device_option
 @hub_option
 @offline_option
+@locked_option
 @json_option
 def finetune(
     data: str | None,
@@ -117,6 +134,7 @@ def finetune(
     Example:
       zoo finetune photos/ --backbone resnet18 --strategy linear:3,full:10 --out run
       zoo finetune labels.csv --label-column species --label-column age
+      zoo finetune photos/ --backbone hf:timm/resnet18.a1_in1k --strategy linear
       zoo finetune photos/ --strategy gradual:10 --dry-run
       zoo finetune photos/ --strategy full:10 --find-lr
       zoo finetune --resume --out run
@@ -133,7 +151,9 @@ def finetune(
     if resume:
         _resume(registry, make_request(data, asked), out, device, hub, offline, as_json)
         return
-    request = make_request(data, asked)
+    from zoo.origins import settle_origin
+
+    request = settle_origin(make_request(data, asked), registry, hub=hub, offline=offline)
     if dry_run:
         from zoo.cli.plan import show_plan
 
@@ -170,8 +190,10 @@ def make_request(data: str | None, asked: dict[str, Any]) -> Request:
     from zoo.planning import Request
     from zoo.recipe import read_recipe
 
+    if asked["weights"] is not None and asked["no_pretrained"]:
+        raise UsageError("--weights and --no-pretrained say the opposite", hint="leave one of them out")
     train = {name: asked[name] for name in ("epochs", "batch_size", "lr", "weight_decay", "augment", "workers")}
-    names = ("image_column", "split_column", "task", "max_bad")
+    names = ("image_column", "split_column", "task", "max_bad", "strict")
     return Request(
         data=data,
         backbone=asked["backbone"],
@@ -186,6 +208,7 @@ def make_request(data: str | None, asked: dict[str, Any]) -> Request:
         image_size=asked["image_size"],
         in_chans=asked["in_chans"],
         trackers=tuple(asked["trackers"]),
+        weights=asked["weights"],
     )
 
 

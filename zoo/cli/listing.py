@@ -7,14 +7,31 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from zoo_registry import BackboneSpec, Entry, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec, UsageError
+from zoo_registry import (
+    BackboneSpec,
+    Entry,
+    FormatSpec,
+    HeadSpec,
+    HubError,
+    RecipeSpec,
+    StrategySpec,
+    TrackerSpec,
+    UsageError,
+    Weights,
+)
 from zoo_registry.errors import did_you_mean
 
 from zoo.cli.output import emit, hub_option, json_option, one_line, open_registry, short_number, table
 from zoo.patterns import matches
 
-WHAT = ("backbones", "heads", "strategies", "trackers", "plugins", "models")
-KIND = {"backbones": ("backbone",), "heads": ("head",), "strategies": ("strategy", "recipe"), "trackers": ("tracker",)}
+WHAT = ("backbones", "heads", "strategies", "trackers", "formats", "plugins", "models")
+KIND = {
+    "backbones": ("backbone",),
+    "heads": ("head",),
+    "strategies": ("strategy", "recipe"),
+    "trackers": ("tracker",),
+    "formats": ("format",),
+}
 LONG = 50
 """Rows from which on a person is told how to see fewer."""
 SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
@@ -25,7 +42,12 @@ SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
 @click.argument("pattern", required=False)
 @click.option("--family", help="Backbones of one family, such as resnet.")
 @click.option("--capability", multiple=True, help="Backbones with a capability, such as blocks (repeatable).")
-@click.option("--license", "licence", help="Backbones whose weights have this licence; 'unknown' finds the others.")
+@click.option(
+    "--license",
+    "licence",
+    help="Backbones whose weights have this licence, or one of a kind: permissive, copyleft, non-commercial, "
+    "own-terms, unknown.",
+)
 @click.option(
     "--weights", type=click.Choice(["any", "safe", "installed"]), default="any", help="Where weights must be."
 )
@@ -36,12 +58,16 @@ SORTS = ("name", "parameters", "accuracy", "speed", "recommended")
     "--sort", type=click.Choice(SORTS), default=None, help="Order of the rows; best first for accuracy and speed."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Print at most so many rows.")
+@click.option("--local", is_flag=True, help="Models on this machine: runs and bundles here, and what was pulled.")
 @hub_option
 @json_option
 def list_command(
-    what: str, pattern: str | None, as_json: bool, hub: str | None, limit: int | None, **filters: Any
+    what: str, pattern: str | None, as_json: bool, hub: str | None, limit: int | None, local: bool, **filters: Any
 ) -> None:
-    """List what is installed: backbones, heads, strategies, trackers or plugins; or the models on a hub.
+    """List what is installed: backbones, heads, strategies, trackers, formats or plugins; or the models on a hub.
+
+    Models are the runs and bundles in this folder and in runs/, then those on the hub (its 200 last changed ones with
+    the tag "zoo").
 
     PATTERN is a part of the name, or a glob such as "resnet*".
 
@@ -50,6 +76,7 @@ def list_command(
       zoo list backbones "mobilenet*" --weights safe --sort accuracy --limit 10
       zoo list strategies
       zoo list models --hub hub/
+      zoo list models --local
     """
     if what not in WHAT:
         if pattern is not None:
@@ -59,7 +86,7 @@ def list_command(
             raise UsageError(f"unknown kind {what!r}", hint=close)
         what, pattern = "backbones", what  # `zoo list "resnet*"` means backbones
     if what == "models":
-        _list_models(pattern, hub, limit, as_json)
+        _list_models(pattern, hub, limit, local, as_json)
     elif what == "plugins":
         from zoo.cli.plugin import list_plugins
 
@@ -138,9 +165,17 @@ def _passes(spec: Any, filters: dict[str, Any]) -> bool:
         return _backbone_passes(spec, filters)
     if isinstance(spec, HeadSpec):
         return not filters["task"] or filters["task"] in spec.tasks
-    if isinstance(spec, TrackerSpec):
+    if isinstance(spec, TrackerSpec | FormatSpec):
         return True
     return not filters["role"] or filters["role"] == getattr(spec, "role", "recipe")
+
+
+def _licensed(weights: Weights | None, wanted: str) -> bool:
+    """Whether the weights have this licence, or one of this kind."""
+    from zoo.bundle.licences import licence_id, licence_kind
+
+    name = weights.license if weights else None
+    return wanted.lower() in (licence_id(name), licence_kind(name).replace(" ", "-"))
 
 
 def _backbone_passes(spec: BackboneSpec, filters: dict[str, Any]) -> bool:
@@ -150,7 +185,7 @@ def _backbone_passes(spec: BackboneSpec, filters: dict[str, Any]) -> bool:
         return False
     if not set(filters["capability"]) <= spec.capabilities:
         return False
-    if filters["licence"] and ((weights.license if weights else None) or "unknown") != filters["licence"]:
+    if filters["licence"] and not _licensed(weights, filters["licence"]):
         return False
     if filters["weights"] == "safe" and where == "none":
         return False
@@ -181,7 +216,7 @@ def _table_rows(what: str, entries: list[Any]) -> tuple[list[str], list[list[str
         return header, [_backbone_cells(e.name, e.spec) for e in entries]
     if what == "heads":
         return ["name", "tasks", "summary"], [[e.name, ",".join(e.spec.tasks), e.spec.summary] for e in entries]
-    if what == "trackers":
+    if what in ("trackers", "formats"):
         return ["name", "summary"], [[e.name, e.spec.summary] for e in entries]
     return ["name", "role", "summary"], [_strategy_cells(e.name, e.spec) for e in entries]
 
@@ -216,38 +251,61 @@ def model_title(metadata: Mapping[str, Any]) -> str:
     return one_line(str(name or metadata.get("model_name") or ""))
 
 
-def _list_models(pattern: str | None, hub: str | None, limit: int | None, as_json: bool) -> None:
+def _list_models(pattern: str | None, hub: str | None, limit: int | None, local: bool, as_json: bool) -> None:
+    """Those here first, then those on the hub; where it does not answer, these alone and the exit code says so."""
     from zoo.cli.notices import show_warnings
-    from zoo.hub import open_hub
+    from zoo.local_models import local_models
 
     show_warnings()
-    found = open_hub(hub).models(pattern)[:limit]
     rows = [
-        {
-            "name": info.name,
-            "kind": "model",
-            "summary": model_title(info.metadata),
-            "revision": info.revision,
-            "private": info.private,
-            "modified": info.modified,
-            "url": info.url,
-        }
-        for info in found
+        _model_row(str(m.path), m.summary, "here", modified=m.modified, url=str(m.path.absolute()))
+        for m in local_models(pattern=pattern)
     ]
-
-    def human() -> None:
+    refusal: HubError | None = None
+    try:
+        rows += _hub_rows(pattern, hub, local)
+    except HubError as error:
         if not rows:
-            click.echo("no models of the zoo there", err=True)
-            return
-        cells = [
-            [
-                str(r["name"]),
-                str(r["revision"])[:12],
-                str(r["modified"] or "")[:19].replace("T", " "),
-                str(r["summary"]),
-            ]
-            for r in rows
-        ]
-        table(cells, ["name", "revision", "modified", "summary"])
+            raise
+        refusal = error
+    rows = rows[:limit]
+    emit(rows, as_json, lambda: _print_models(rows))
+    if refusal is not None:  # not raised: standard output has its one JSON document already
+        click.echo(f"error: {one_line(refusal.message)}; models of this folder alone", err=True)
+        click.echo("hint: zoo list models --local lists what is on this machine", err=True)
+        raise click.exceptions.Exit(refusal.exit_code)
 
-    emit(rows, as_json, human)
+
+def _hub_rows(pattern: str | None, hub: str | None, local: bool) -> list[dict[str, Any]]:
+    from zoo.hub import open_hub
+    from zoo.local_models import cached_models
+
+    source = open_hub(hub, offline=local)
+    cache = getattr(source, "cache", None)
+    found = cached_models(cache, pattern) if local and cache is not None else source.models(pattern)
+    where = "cache" if local and cache is not None else "hub"
+    facts = ("revision", "private", "modified", "url")
+    return [_model_row(i.name, model_title(i.metadata), where, **{k: getattr(i, k) for k in facts}) for i in found]
+
+
+def _model_row(name: str, summary: str, where: str, **facts: Any) -> dict[str, Any]:
+    """The public JSON row of a model; ``where``: ``here`` (a run or bundle), ``hub`` or ``cache``."""
+    row = {"name": name, "kind": "model", "summary": summary, "revision": None, "private": None}
+    return {**row, **facts, "where": where}
+
+
+def _print_models(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        click.echo("no models of the zoo there", err=True)
+        return
+    cells = [
+        [
+            one_line(str(r["name"])),
+            str(r["revision"] or "")[:12],
+            str(r["modified"] or "")[:19].replace("T", " "),
+            r["where"],
+            one_line(str(r["summary"])),
+        ]
+        for r in rows
+    ]
+    table(cells, ["name", "revision", "modified", "where", "summary"])

@@ -18,19 +18,26 @@ import zoo
 from zoo.cli.output import one_line
 
 COMMANDS = {
-    "list": ("zoo.cli.listing", "list_command", "List backbones, heads, strategies, trackers, plugins or models."),
+    "list": ("zoo.cli.listing", "list_command", "List backbones, heads, strategies, plugins, models and more."),
     "show": ("zoo.cli.showing", "show", "Show everything known of one backbone, head, strategy or model."),
     "finetune": ("zoo.cli.finetune", "finetune", "Fine-tune a backbone on data and write a bundle."),
     "evaluate": ("zoo.cli.evaluate", "evaluate", "Measure a model on data."),
     "predict": ("zoo.cli.predict", "predict", "Predict files."),
+    "card": ("zoo.cli.card", "card", "Write the model card of a run, with your own section kept."),
+    "diff": ("zoo.cli.diff", "diff", "Show what differs between two models."),
+    "verify": ("zoo.cli.verify", "verify", "Verify a model's files and logits without a network."),
     "push": ("zoo.cli.publish", "push", "Publish a run or bundle to a hub."),
     "pull": ("zoo.cli.publish", "pull", "Get a published model from a hub."),
+    "export": ("zoo.cli.export", "export", "Write a model as one file for another runtime (ONNX, torch.export)."),
     "plugin": ("zoo.cli.plugin", "plugin", "List, check and make plugins."),
     "demo": ("zoo.cli.demo", "demo", "The whole job on handwritten digits, in two minutes and without a network."),
 }
 
 LOOKING = ("list", "show", "plugin")
 """Commands that only look things up; they ask for :mod:`zoo.cli.notices` where they look on a hub."""
+
+TOKEN_OPTIONS = ("--token", "--hf-token", "--api-key", "--password")
+"""Options that nobody offers and some try."""
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage, option or name, 3 data refused, 4 hub unreachable or not cached, "
@@ -91,7 +98,16 @@ def cli(debug: bool) -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. The one place where errors become a line and an exit code."""
-    sys.exit(main(list(sys.argv[1:] if arguments is None else arguments)))
+    try:
+        code = main(list(sys.argv[1:] if arguments is None else arguments))
+    except Exception as error:  # of --debug
+        import traceback
+
+        from zoo.hub.hf_errors import mask
+
+        click.echo(mask("".join(traceback.format_exception(error))), err=True, nl=False)
+        code = getattr(error, "exit_code", 1)
+    sys.exit(code)
 
 
 def main(arguments: list[str]) -> int:
@@ -122,6 +138,8 @@ def _report(error: BaseException, as_json: bool) -> int:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context else "zoo --help"
+        if getattr(error, "option_name", None) in TOKEN_OPTIONS:
+            hint = "no command takes a token, others could read it there: set HF_TOKEN, or hf auth login"
         return _say("usage", error.format_message().rstrip("."), hint, 2, as_json)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return _say("interrupted", "interrupted", None, 128 + signal.SIGINT, as_json)
@@ -138,7 +156,9 @@ def _report(error: BaseException, as_json: bool) -> int:
 
 
 def _say(kind: str, message: str, hint: str | None, code: int, as_json: bool) -> int:
-    message, hint = one_line(message), one_line(hint) if hint else None
+    from zoo.hub.hf_errors import mask
+
+    message, hint = one_line(mask(message)), one_line(mask(hint)) if hint else None
     with contextlib.suppress(OSError):  # nobody reads it any more
         if as_json:
             click.echo(json.dumps({"error": {"kind": kind, "message": message, "hint": hint}}))

@@ -13,12 +13,16 @@ class Echo(logging.Handler):
     """Prints a record on stderr, as it is now (a test may have changed it)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """``warning: ...``."""
-        click.echo(f"{record.levelname.lower()}: {one_line(record.getMessage())}", err=True)
+        """``warning: ...``; what is merely told goes without a word before it."""
+        kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        from zoo.hub.hf_errors import mask
+
+        click.echo(kind + one_line(mask(record.getMessage())), err=True)
 
 
 def show_warnings() -> None:
-    """From now on warnings are shown."""
+    """From now on warnings are shown, and how far a long list of files is read."""
     logger = logging.getLogger("zoo")
     if not any(isinstance(handler, Echo) for handler in logger.handlers):
-        logger.addHandler(Echo(logging.WARNING))
+        logger.addHandler(Echo(logging.INFO))
+        logging.getLogger("zoo.data.listing").setLevel(logging.INFO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -23,6 +24,21 @@ hub_option = click.option(
 )
 offline_option = click.option("--offline", is_flag=True, help="Use what is cached, connect nowhere.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+
+
+def locked_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--locked``: while the command runs, hubs give what ``zoo.lock`` has and nothing else."""
+
+    @functools.wraps(command)
+    def held(*args: Any, locked: bool, **options: Any) -> Any:
+        if not locked:
+            return command(*args, **options)
+        from zoo.lock import only_locked
+
+        with only_locked():
+            return command(*args, **options)
+
+    return click.option("--locked", is_flag=True, help="Take from hubs only what zoo.lock has, to the byte.")(held)
 
 
 def open_registry() -> Registry:
@@ -78,6 +94,11 @@ def short_number(value: float | None) -> str:
 def one_line(text: str) -> str:
     """The text in one line; what a terminal would obey rather than show (names come from outside) becomes ``?``."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def lines(text: str) -> str:
+    """A text of several lines as :func:`one_line` makes one: nothing in it is obeyed by a terminal."""
+    return "\n".join("".join(c if c.isprintable() or c == "\t" else "?" for c in line) for line in text.split("\n"))
 
 
 def counted(number: int, noun: str) -> str:

@@ -9,6 +9,7 @@ from zoo_registry import Registry
 
 from zoo.assembly.weights import weights_in_words
 from zoo.cli.output import counted, emit, say, short_number, table
+from zoo.origins import licence_of
 from zoo.planning import Plan, Request, make_plan
 
 if TYPE_CHECKING:
@@ -49,9 +50,8 @@ def choose_aloud(registry: Registry, device: str, hub: str | None, as_json: bool
 def print_recipe(plan: Plan, registry: Registry, *, err: bool = False) -> None:
     """Backbone, head, data and phases, before a run."""
     recipe, entry = plan.recipe, registry.backbone(plan.recipe.backbone.name)
-    weights = entry.spec.weights
-    licence = (weights.license if weights else None) or "unknown"
-    source = weights_in_words(entry.spec) if recipe.pretrained else "random weights (--no-pretrained)"
+    licence = licence_of(entry.spec, recipe.weights) or "unknown"
+    source = weights_in_words(entry.spec, recipe.weights) if recipe.pretrained else "random weights (--no-pretrained)"
     size = short_number(entry.spec.parameters)
     say(f"backbone  {entry.name}, {size} parameters, {source}, licence {licence}", as_json=err)
     say(f"head      {recipe.head.name}", as_json=err)

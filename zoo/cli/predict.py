@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from zoo_registry import DataError, UsageError
 
-from zoo.cli.output import counted, device_option, emit, hub_option, json_option, offline_option, open_registry
+from zoo.cli.output import (
+    counted,
+    device_option,
+    emit,
+    hub_option,
+    json_option,
+    locked_option,
+    offline_option,
+    open_registry,
+)
 from zoo.tables import csv_cells, csv_header, shown
 
 if TYPE_CHECKING:
@@ -38,6 +47,7 @@ Rows = Iterable["PredictedFile"]
 @device_option
 @hub_option
 @offline_option
+@locked_option
 @json_option
 def predict(
     model: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from zoo_registry import (
@@ -23,26 +23,18 @@ from zoo_registry import (
 from zoo_registry.options import describe_options
 from zoo_registry.specs import KINDS
 
-from zoo.cli.listing import expression, model_title, spec_row
+from zoo.cli.listing import expression, spec_row
 from zoo.cli.output import (
     counted,
     emit,
     hub_option,
     json_option,
     offline_option,
-    one_line,
     open_registry,
     say,
     short_number,
     table,
 )
-
-if TYPE_CHECKING:
-    from zoo.bundle.document import Document
-
-SHOWN = 10
-"""Classes of a column that are named."""
-DELTA_NOTE = "stored as a delta on its base weights; zoo pull makes it whole"
 
 
 @click.command()
@@ -53,6 +45,8 @@ DELTA_NOTE = "stored as a delta on its base weights; zoo pull makes it whole"
 def show(words: tuple[str, ...], hub: str | None, offline: bool, as_json: bool) -> None:
     """Show what is known of NAME: a backbone, head, strategy, recipe or tracker, a run or bundle folder, or a model on
     a hub.
+
+    Of a model the lineage is shown: what it began with, and so on down to weights that were not trained here.
 
     The registry is asked first, then the disk, then the hub; hf:OWNER/NAME asks the hub alone. KIND (backbone, head,
     strategy, recipe or tracker) decides where a name means more than one thing.
@@ -77,11 +71,15 @@ def show(words: tuple[str, ...], hub: str | None, offline: bool, as_json: bool) 
             )
             return
         if Path(name).exists():
-            _show_folder(Path(name), as_json)
+            from zoo.cli.model_page import show_folder
+
+            show_folder(Path(name), as_json, registry, hub=hub, offline=offline)
             return
         if len(words) == 2 or "/" not in name or refusal.exit_code != 2 or _is_namespace(registry, name):
             raise refusal
-    _show_remote(name, hub, offline, as_json)
+    from zoo.cli.model_page import show_remote
+
+    show_remote(name, as_json, hub=hub, offline=offline)
 
 
 def _find(registry: Registry, name: str, kinds: tuple[str, ...]) -> tuple[list[Entry[Any]], ZooError]:
@@ -95,7 +93,7 @@ def _find(registry: Registry, name: str, kinds: tuple[str, ...]) -> tuple[list[E
     hints = [e for e in errors if e.hint and "did you mean" in e.hint]
     refusal = (grave or hints or errors or [ZooError("")])[0]
     if isinstance(refusal, UnknownNameError):
-        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head, strategy, recipe or tracker"
+        words = " or ".join(kinds) if len(kinds) == 1 else "backbone, head, strategy, recipe, tracker or format"
         refusal = UnknownNameError(f"unknown {words} {name!r}", hint=refusal.hint)
     return found, refusal
 
@@ -220,71 +218,3 @@ def describe_input(given: Input) -> str:
 
 def _words(value: Any) -> str:
     return " ".join(f"{v:g}" for v in value) if isinstance(value, tuple | list) else str(value)
-
-
-def _show_folder(path: Path, as_json: bool) -> None:
-    from zoo.bundle.document import read_document
-    from zoo.models import bundle_in
-
-    folder = bundle_in(path)
-    document = read_document(folder / "zoo.json", where=str(path))
-    emit({"kind": "model", "path": str(folder), **document.to_json()}, as_json, lambda: _print_document(document))
-
-
-def _print_document(document: Document) -> None:
-    say(f"model: {document.backbone} + {document.head}", bold=True)
-    for column in document.columns:
-        shown = one_line(", ".join(column.classes[:SHOWN])) + (", ..." if len(column.classes) > SHOWN else "")
-        classes = f", {len(column.classes)} classes: {shown}" if column.classes else ""
-        say(f"  {one_line(column.name)}: {column.kind}{classes}")
-    say(f"  input: {describe_input(document.input)}")
-    for split, metrics in document.metrics.items():
-        values = ", ".join(f"{one_line(name)} {value:.4f}" for name, value in list(metrics.items())[:4])
-        say(f"  {one_line(split)}: {values}")
-    base = document.base or {}
-    source = base.get("repo") or base.get("package") or "random weights"
-    at = f" at {base['revision'][:12]}" if base.get("revision") else ""
-    say(f"  base: {one_line(source + at)}, licence {one_line(document.license or 'unknown')}")
-    if document.adapter is not None:
-        state = "merged" if document.merged else "applied on loading"
-        say(f"  adapter: {document.adapter.method} of {document.adapter.strategy}, {state}")
-    if document.delta is not None:
-        say(f"  {DELTA_NOTE}")
-    say(f"  needs: {', '.join(f'{p.distribution} {p.version}' for p in document.plugins)}")
-
-
-def _show_remote(name: str, hub: str | None, offline: bool, as_json: bool) -> None:
-    from zoo.bundle.small import DELTA
-    from zoo.cli.notices import show_warnings
-    from zoo.hub import open_hub
-    from zoo.models import split_revision
-
-    show_warnings()
-    repo, revision = split_revision(name)
-    info = open_hub(hub, offline=offline).info(repo, revision)
-    value = {
-        "kind": "model",
-        "name": info.name,
-        "revision": info.revision,
-        "url": info.url,
-        "private": info.private,
-        "modified": info.modified,
-        "tags": list(info.tags),
-        "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in info.files],
-        "metadata": dict(info.metadata),
-    }
-
-    def human() -> None:
-        say(f"model {info.name} at {info.revision[:12]}", bold=True)
-        if model_title(info.metadata):
-            say(f"  {model_title(info.metadata)}")
-        say(f"  {info.url}{'  (private)' if info.private else ''}")
-        for key in ("license", "base_model", "library_name", "pipeline_tag"):
-            if info.metadata.get(key):
-                say(f"  {key.replace('_', ' ')}: {one_line(str(info.metadata[key]))}")
-        if any(file.path == DELTA for file in info.files):
-            say(f"  {DELTA_NOTE}")
-        for file in info.files:
-            say(f"  {short_number(file.size):>6}B  {file.path}")
-
-    emit(value, as_json, human)

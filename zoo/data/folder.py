@@ -1,7 +1,7 @@
 """Folders of class folders, with or without ``train``, ``val`` and ``test`` folders above them.
 
 Class folders stand one level deep; what is nested further down belongs to the class above it. So ``a/cat`` and
-``b/cat`` are samples of the classes ``a`` and ``b``, never merged into ``cat``.
+``b/cat`` are samples of the classes ``a`` and ``b``, never merged into ``cat``, and a note says so.
 
 Symbolic links are followed within the folder only (never in a circle), or anywhere with ``follow_links``; the others
 are counted, like hidden files and files that are not images.
@@ -19,9 +19,10 @@ from typing import NamedTuple
 from zoo_registry.errors import DataError
 
 from zoo.data.decode import SUFFIXES
-from zoo.data.names import listing, natural_key, nfc, refuse_twins, split_name
+from zoo.data.names import listing, natural_key, natural_sorted, nfc, refuse_twins, split_name
 from zoo.data.packed import Below, Packed
 from zoo.data.records import Raw, Records
+from zoo.data.ticker import Ticker
 
 LAYOUT = "expected FOLDER/CLASS/IMAGE or FOLDER/train/CLASS/IMAGE (and val, test), or give a table (.csv, .parquet)"
 
@@ -38,12 +39,17 @@ class Names(NamedTuple):
 
 
 class Scanner:
-    """Walks folders under ``root``, counting what it leaves out in ``ignored``."""
+    """Walks folders under ``root``, counting what it leaves out in ``ignored``.
 
-    def __init__(self, root: Path, follow_links: bool = False) -> None:
+    ``within`` keeps the names of folders that stand in a folder whose images were asked for, with the names of those.
+    """
+
+    def __init__(self, root: Path, follow_links: bool = False, ticker: Ticker | None = None) -> None:
         self.root = os.path.realpath(root)
         self.follow_links = follow_links
         self.ignored: Counter[str] = Counter()
+        self.within: dict[str, list[str]] = {}
+        self._ticker = ticker
         self._seen: set[str] = set()
 
     def entries(self, folder: str) -> Names:
@@ -52,6 +58,8 @@ class Scanner:
         folders: list[str] = []
         odd: list[str] = []
         parent = os.path.realpath(folder)
+        if self._ticker is not None:
+            self._ticker.look()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -104,6 +112,8 @@ class Scanner:
         for name in names:
             path = os.path.join(folder, name)
             if name in folders:
+                if not above:
+                    self.within.setdefault(nfc(name), []).append(nfc(os.path.basename(folder)))
                 yield from self.images(path, above | {here})
             elif name in odd:
                 self.ignored["not a regular file"] += 1
@@ -126,7 +136,8 @@ def read_folder(root: Path, *, follow_links: bool = False) -> Records:
     Raises:
         DataError: empty, no class folders, two folders for one split, no permission.
     """
-    scanner = Scanner(root, follow_links)
+    ticker = Ticker()
+    scanner = Scanner(root, follow_links, ticker)
     splits = split_folders(scanner, root)
     notes: list[str] = []
     ids, sizes = Packed(), array("q")
@@ -147,11 +158,13 @@ def read_folder(root: Path, *, follow_links: bool = False) -> Records:
             for path in scanner.images(place):
                 ids.append(path[start:].replace(os.sep, "/"))
                 sizes.append(size_of(path))
+                ticker.count()
                 labels.append(label)
                 if splits:
                     marks.append(split)
     if not ids:
         raise _nothing(root, scanner)
+    notes += _nested(scanner)
     return Records(
         form="folder",
         name=os.path.basename(os.path.realpath(root)),
@@ -165,6 +178,17 @@ def read_folder(root: Path, *, follow_links: bool = False) -> Records:
         ignored=dict(sorted(scanner.ignored.items())),
         notes=notes,
     )
+
+
+def _nested(scanner: Scanner) -> list[str]:
+    """A line where one folder name stands in several classes: somebody may have meant it as a class."""
+    shared = {name: list(dict.fromkeys(classes)) for name, classes in scanner.within.items()}
+    found = natural_sorted(name for name, classes in shared.items() if len(classes) > 1)
+    if not found:
+        return []
+    more = f" (and {len(found) - 1} more such)" if len(found) > 1 else ""
+    where = listing(natural_sorted(shared[found[0]]))
+    return [f"folder {found[0]!r} stands in the classes {where}: its images belong to them, it is no class{more}"]
 
 
 def size_of(path: str) -> int:

@@ -38,11 +38,20 @@ def _column(records: Records, name: str, values: Sequence[Raw], train: Sequence[
     refuse_twins(known)
     empty = [c for c in natural_sorted(folders) if not counts[c]]
     if empty:
-        raise DataError(f"class {listing(empty)} has no sample in train", hint="add images or remove the folder")
+        others = _counted(counts)
+        raise DataError(
+            f"class {listing(empty)} has no sample in train ({others})", hint="add images or remove the folder"
+        )
     if kind == "classification" and len(counts) < 2:
         rows = ", ".join(f"{c!r} with {counts[c]} samples" for c in natural_sorted(counts))
         raise DataError(f"column {name!r} has only one class: {rows}", hint="a classifier needs two classes or more")
     return Column(name=name, kind=kind, classes=tuple(natural_sorted({nfc(c) for c in known})))
+
+
+def _counted(counts: Mapping[str, int], limit: int = 5) -> str:
+    """``'a' has 3, 'b' has 5`` of a few classes, for a message."""
+    found = [f"{name!r} has {counts[name]}" for name in natural_sorted(counts)]
+    return ", ".join(found[:limit]) + (f" and {len(found) - limit} more" if len(found) > limit else "")
 
 
 def _names(value: Raw) -> Iterable[str]:
@@ -72,13 +81,14 @@ def check_splits(
             source = "the model" if held else "train"
             declared = set(records.declared.get(split, records.declared.get("", ())))
             extra = natural_sorted((set(found) | declared) - known)
+            missing = natural_sorted(known - set(found) - declared)
             if extra:
                 at = f" (first at {records.place(found[extra[0]])})" if extra[0] in found else ""
+                lacks = f", and lacks {listing(missing)}" if missing and declared else ""
                 raise DataError(
-                    f"{split} has the class {listing(extra)} of column {column.name!r}, unknown to {source}{at}",
+                    f"{split} has the class {listing(extra)} of column {column.name!r}, unknown to {source}{at}{lacks}",
                     hint=f"{source} knows {listing(column.classes, 10)}",
                 )
-            missing = natural_sorted(known - set(found) - declared)
             if missing and column.kind == "classification":
                 message = f"{split} has no class {listing(missing)} of column {column.name!r}, which {source} has"
                 if declared:

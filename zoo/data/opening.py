@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_registry.building import Column
-from zoo_registry.errors import UsageError, did_you_mean
+from zoo_registry.errors import DataError, UsageError, did_you_mean
 
 from zoo.data.dataset import Dataset
 from zoo.data.records import Records, Selection
@@ -42,6 +42,7 @@ def open_data(
     labels_per_class: int | None = None,
     follow_links: bool = False,
     check_leaks: bool = True,
+    strict: bool = False,
 ) -> Dataset:
     """Open data for training or evaluation.
 
@@ -60,6 +61,7 @@ def open_data(
         labels_per_class: keep so many train samples a class (of the first classification column).
         follow_links: follow symbolic links that lead out of a folder.
         check_leaks: look for equal files in train and the other splits, and warn.
+        strict: refuse data that has such files.
 
     Returns:
         the dataset; notes and warnings are logged to ``zoo.data`` too.
@@ -84,7 +86,10 @@ def open_data(
     if check_leaks and len(dataset.splits) > 1:
         from zoo.data.leaks import leak_notes
 
-        dataset.notes += leak_notes(dataset)
+        leaks = leak_notes(dataset)
+        if strict and leaks:
+            raise DataError("; ".join(leaks), hint="remove them from one of the two, or leave --strict out")
+        dataset.notes += leaks
     for note in dataset.notes:
         log.warning(note)
     return dataset

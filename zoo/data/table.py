@@ -21,6 +21,7 @@ from zoo.data.decode import SUFFIXES
 from zoo.data.kinds import check_task, flags_only, interpret, merge_flags
 from zoo.data.names import listing, split_name
 from zoo.data.records import Raw, Records, read_weights
+from zoo.data.ticker import Ticker
 
 IMAGE_NAMES = ("image", "file", "filename", "file_name", "path", "filepath", "image_path", "img")
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")
@@ -170,6 +171,7 @@ def _images(folder: Path, table: Cells, column: str) -> tuple[list[Any], list[st
     sizes: list[int] = []
     lost: list[str] = []
     source: str | bytes
+    ticker = Ticker()
     for place, cell in zip(table.places, table.columns[column]):
         content, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
         if content is None and name is None:
@@ -187,6 +189,7 @@ def _images(folder: Path, table: Cells, column: str) -> tuple[list[Any], list[st
         sources.append(source)
         sizes.append(size)
         ids.append(identity)
+        ticker.count()
     if lost:
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
         raise DataError(lost[0] + more, hint="paths in a table are relative to its folder")

@@ -27,7 +27,7 @@ _HUGGING_FACE = ("hf", "huggingface", "huggingface.co", "hf.co")
 
 
 def open_hub(location: str | None = None, *, offline: bool = False) -> Hub:
-    """The hub at ``location``; opens no connection.
+    """The hub at ``location``; opens no connection. Within :func:`zoo.lock.only_locked` it gives what is locked alone.
 
     Args:
         location: a folder (a path or a ``file://`` URL), an ``http(s)://`` URL that speaks the Hub's protocol, or
@@ -38,6 +38,14 @@ def open_hub(location: str | None = None, *, offline: bool = False) -> Hub:
     Raises:
         UsageError: a URL of another kind.
     """
+    from zoo.hub.locked import LockedHub
+    from zoo.lock import active
+
+    hub, lock = _open(location, offline), active()
+    return LockedHub(hub, lock) if lock is not None else hub
+
+
+def _open(location: str | None, offline: bool) -> Hub:
     from zoo.hub.folder import FolderHub
 
     where = location or os.environ.get("ZOO_HUB") or "hf"

@@ -16,7 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from zoo.deadline import Deadline
 
 Progress = Callable[[str, int, int], None]
 """``progress(filename, done, total)``: bytes of the whole transfer so far, and in all."""
@@ -72,12 +75,14 @@ class Pulled:
     """A complete local copy of one revision. ``path`` is for reading only: it is the hub's or the cache's own.
 
     ``path`` may hold more than was pulled (another client's downloads): read what ``files`` names, nothing else.
+    ``contents``: path -> size and sha256 of the bytes that came from the hub, computed here.
     """
 
     name: str
     revision: str
     path: Path
     files: tuple[str, ...] = ()
+    contents: Mapping[str, RepoFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +158,12 @@ class Hub(Protocol):
         message: str,
         parent: str | None = None,
         progress: Progress | None = None,
+        deadline: Deadline | None = None,
     ) -> Pushed:
         """Publish the folder as one commit; unchanged content makes none.
 
         ``parent`` is the revision the content was made from; None: whatever the head is when the push begins.
+        ``deadline`` ends all waiting for the hub; None: :func:`zoo.deadline.push_deadline`.
 
         Raises:
             ConflictError: the head is not ``parent``, or moved during the push. Nothing was published.
@@ -166,6 +173,25 @@ class Hub(Protocol):
         """
         ...
 
-    def check_push(self, name: str) -> None:
+    def tags(self, name: str) -> dict[str, str]:
+        """Tag -> full commit id of a repo, sorted by tag; empty where the repo has none, or is none.
+
+        Raises:
+            UsageError: the name cannot be one of a repo.
+            HubError: the hub is unreachable, or denies access.
+        """
+        ...
+
+    def tag(self, name: str, tag: str, revision: str) -> bool:
+        """Name one revision; a tag is never moved. False where it named this revision already.
+
+        Raises:
+            ConflictError: the tag names another revision.
+            UsageError: the tag cannot be one.
+            HubError: no such revision, no access, or the hub is unreachable.
+        """
+        ...
+
+    def check_push(self, name: str, deadline: Deadline | None = None) -> None:
         """Raise what :meth:`push` would raise for want of access or for a bad name; change nothing."""
         ...

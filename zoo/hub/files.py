@@ -15,6 +15,7 @@ from typing import Any
 from zoo_registry.errors import DataError, IntegrityError
 
 from zoo.hub.base import RepoFile
+from zoo.hub.contents import check_content, check_links, read_limited
 from zoo.hub.names import check_path
 
 MANIFEST = "manifest.json"
@@ -29,7 +30,6 @@ PICKLES = frozenset(
 """Suffixes of weights that are, or may hold, code; named in messages only: whatever is not safe stays out."""
 NOT_BINDING = frozenset({"README.md"})
 """Listed in the manifest for completeness; a card that was edited on the hub is no damage."""
-JSON_LIMIT = 32 * 2**20
 _CHUNK = 1 << 20
 
 
@@ -98,12 +98,11 @@ def read_json(path: Path, what: str) -> Any:
     """The JSON in a file.
 
     Raises:
-        IntegrityError: over the size limit, or not JSON; ``what`` names it in the message.
+        IntegrityError: over the size limit, no plain file, or not JSON; ``what`` names it in the message.
     """
-    if path.stat().st_size > JSON_LIMIT:
-        raise IntegrityError(f"{what} has {path.stat().st_size} bytes, more than JSON of ours may have ({JSON_LIMIT})")
+    data = read_limited(path, what)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{what} is not JSON ({type(error).__name__})") from error
 
@@ -148,23 +147,30 @@ def check_listed(listed: Mapping[str, RepoFile], present: Mapping[str, RepoFile]
 def verify_folder(folder: Path, what: str) -> dict[str, RepoFile]:
     """Hash the files that a folder's manifest lists, before they are read; returns them.
 
-    For reading, not for publishing: links are followed (the Hugging Face cache is made of them, and the bytes are
-    hashed wherever they lie), and files that the manifest does not list are nobody's business and not to be read.
+    For reading, not for publishing: links within the folder are followed, and those of the Hugging Face cache, which
+    is made of them (:func:`zoo.hub.contents.check_links`). Files that the manifest does not list are nobody's business
+    and not to be read.
 
     Raises:
-        IntegrityError: no manifest, or a listed file that is missing, unsafe or changed; it is named.
+        IntegrityError: no manifest, or a listed file that is missing, unsafe, changed or a link out; it is named.
     """
     if not (folder / MANIFEST).is_file():
         raise IntegrityError(f"{what} has no {MANIFEST}", "the bundle is not complete; write or pull it again")
+    check_links(folder, [MANIFEST], what)
     listed = read_manifest(folder / MANIFEST, what)
+    check_links(folder, listed, what)
     present = {}
     for path in listed:
         if not is_safe(path):
             raise IntegrityError(f"{what}: {MANIFEST} lists {path!r}, which is never read", "do not use this bundle")
         spot = folder / path
         if spot.is_file():
-            present[path] = RepoFile(path=path, size=spot.stat().st_size, sha256=sha256_of(spot))
+            size = spot.stat().st_size
+            same = size == listed[path].size or path in NOT_BINDING  # one that grew is not hashed to its end
+            present[path] = RepoFile(path=path, size=size, sha256=sha256_of(spot) if same else f"{size} bytes")
     check_listed(listed, present, what)
+    for path in listed:
+        check_content(folder / path, path, what)
     return listed
 
 

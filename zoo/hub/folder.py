@@ -4,6 +4,7 @@ Layout::
 
     ROOT/owner/name/versions/000001/commit.json     the record of one revision: parent, files with sha256, card data
                                    /files/...       its files, as published, read-only
+                   /tags/<tag>/tag.json             a name for one revision, set once; see zoo.hub.tags
                    /incoming/<random>/              a revision being written; never read, swept after a day
 
 A revision is written whole into ``incoming``, every file and folder of it flushed to the disk, and then moved by one
@@ -34,11 +35,12 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo_registry.errors import ConflictError, HubError, IntegrityError, did_you_mean
 
 from zoo.hub.base import TAG, FetchedFile, Progress, Pulled, Pushed, RepoFile, RepoInfo
+from zoo.hub.contents import check_content, check_files
 from zoo.hub.files import (
     MANIFEST,
     check_listed,
@@ -50,7 +52,11 @@ from zoo.hub.files import (
     sha256_of,
 )
 from zoo.hub.names import check_name, check_path, check_revision, is_sha
+from zoo.hub.tags import check_tag, read_tag, read_tags, write_tag
 from zoo.hub.writing import copy_hashed, sync_folder, write_synced
+
+if TYPE_CHECKING:
+    from zoo.deadline import Deadline
 
 log = logging.getLogger("zoo.hub")
 
@@ -82,8 +88,12 @@ class FolderHub:
     # ------------------------------------------------------------------ reading
 
     def info(self, name: str, revision: str | None = None) -> RepoInfo:
-        """As :meth:`zoo.hub.base.Hub.info`; a revision is a commit id or its start, ``main`` is the head."""
+        """As :meth:`zoo.hub.base.Hub.info`; a revision is a tag, a commit id or its start, ``main`` is the head."""
         return self._find(name, revision)[0]
+
+    def tags(self, name: str) -> dict[str, str]:
+        """As :meth:`zoo.hub.base.Hub.tags`."""
+        return read_tags(self._repo(name))
 
     def models(self, pattern: str | None = None) -> list[RepoInfo]:
         """As :meth:`zoo.hub.base.Hub.models`; reads one small file a repo. A damaged repo is left out."""
@@ -105,9 +115,11 @@ class FolderHub:
     ) -> Pulled:
         """As :meth:`zoo.hub.base.Hub.pull`: verifies the revision in place and returns the hub's own folder."""
         info, folder = self._find(name, revision)
+        check_files(info.files, f"{name}@{info.revision[:7]}")
         done, total = 0, sum(f.size for f in info.files)
         for file in info.files:
             self._verify(folder / file.path, file, f"{name}@{info.revision[:7]}: {file.path}")
+            check_content(folder / file.path, file.path, f"{name}@{info.revision[:7]}")
             done += file.size
             if progress:
                 progress(file.path, done, total)
@@ -117,7 +129,7 @@ class FolderHub:
             raise IntegrityError(f"{name}@{info.revision[:7]}: {extra[0]} was never published", f"see {folder}")
         if MANIFEST in present:
             check_listed(read_manifest(folder / MANIFEST, name), present, name)
-        return Pulled(name=name, revision=info.revision, path=folder, files=tuple(present))
+        return Pulled(name=name, revision=info.revision, path=folder, files=tuple(present), contents=present)
 
     def file(
         self,
@@ -138,6 +150,7 @@ class FolderHub:
         if sha256 is not None and file.sha256 != sha256:
             raise mismatch(f"{name}@{info.revision[:7]}: {filename}", sha256, file.sha256, "the caller")
         self._verify(folder / filename, file, f"{name}@{info.revision[:7]}: {filename}")
+        check_content(folder / filename, filename, f"{name}@{info.revision[:7]}")
         if progress:
             progress(filename, file.size, file.size)
         return FetchedFile(
@@ -146,7 +159,7 @@ class FolderHub:
 
     # ------------------------------------------------------------------ writing
 
-    def check_push(self, name: str) -> None:
+    def check_push(self, name: str, deadline: Deadline | None = None) -> None:
         """As :meth:`zoo.hub.base.Hub.check_push`: the name is one, and the nearest folder that exists is writable."""
         check_name(name)
         spot = self._repo(name) / "versions"
@@ -164,8 +177,9 @@ class FolderHub:
         message: str,
         parent: str | None = None,
         progress: Progress | None = None,
+        deadline: Deadline | None = None,
     ) -> Pushed:
-        """As :meth:`zoo.hub.base.Hub.push`; published by one rename."""
+        """As :meth:`zoo.hub.base.Hub.push`; published by one rename. It waits for nobody."""
         paths = list_folder(Path(folder))
         self.check_push(name)
         number, head = self._head(name)
@@ -184,6 +198,11 @@ class FolderHub:
             sync_folder(spot)
             self._publish(spot, repo / "versions" / f"{number + 1:06d}", record)
         return Pushed(name=name, revision=record["revision"], url=str(repo), files=tuple(files))
+
+    def tag(self, name: str, tag: str, revision: str) -> bool:
+        """As :meth:`zoo.hub.base.Hub.tag`; set by one rename."""
+        found = self._find(name, revision)[0].revision
+        return write_tag(self._repo(name), name, check_tag(tag), found)
 
     def _publish(self, spot: Path, target: Path, record: dict[str, Any]) -> None:
         """The one rename. A failure that turns out to be our own success is none."""
@@ -256,13 +275,18 @@ class FolderHub:
         if not numbers:
             raise HubError(f"no repo {name!r} on {self.location}", did_you_mean(name, self._names()))
         if revision not in _HEADS and not is_sha(check_revision(str(revision))):
-            numbers = []
+            revision = read_tag(repo, str(revision)) or revision
+            numbers = numbers if is_sha(str(revision)) else []
         for number in numbers:
             version = repo / "versions" / f"{number:06d}"
             record = self._read(version)
             if record is not None and (revision in _HEADS or record["revision"].startswith(revision)):
                 return _info(record, repo), version / "files"
-        raise HubError(f"{name!r} has no revision {revision!r} on {self.location}", "without @revision: the newest")
+        tags = ", ".join(list(read_tags(repo))[-5:])
+        known = f"tags: {tags}; " if tags else ""
+        raise HubError(
+            f"{name!r} has no revision {revision!r} on {self.location}", f"{known}without @revision: the newest"
+        )
 
     def _walk(self, folder: Path) -> Iterator[str]:
         for base, _, names in os.walk(folder):

@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 _LOGIN = "hf auth login, or set HF_TOKEN"
 _WAITS = (0.5, 2.0)
-_LONGEST_WAIT = 10.0
+LONGEST_WAIT = 10.0
+"""Seconds of one wait at most; a hub that asks for more is told so, and not asked again before."""
 
 
 class UnreachableError(HubError):
@@ -51,15 +52,19 @@ class Asked:
 
 
 def redact(text: str) -> str:
-    """The text on one line, without tokens: ours, anything that looks like one, and passwords in URLs."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := os.environ.get(name, "").strip():
-            text = text.replace(token, "hf_***")
-    text = re.sub(r"\b(hf|api_org)_[A-Za-z0-9_]{4,}", "hf_***", text)
-    text = re.sub(r"://[^/@\s]+@", "://***@", text)
-    text = re.sub(r"(?i)(bearer|token[=:])\s*\S+", r"\1 ***", text)
+    """What a library says, in one line of bounded length without secrets: :func:`mask`, and no queries of links."""
+    text = re.sub(r"(?i)\b(bearer|token[=:])\s*\S+", r"\1 ***", mask(text))
     text = re.sub(r"(https?://[^\s?]+)\?\S*", r"\1", text)  # signed links
     return " ".join(text.split())[:300]
+
+
+def mask(text: str) -> str:
+    """The text without tokens: those of the environment, anything that looks like one, and logins in URLs."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if len(token := os.environ.get(name, "").strip()) > 3:
+            text = text.replace(token, "hf_***")
+    text = re.sub(r"\b(hf|api_org)_[A-Za-z0-9]{8,}[A-Za-z0-9_]*", "hf_***", text)
+    return re.sub(r"://[^/@\s'\"]+@", "://***@", text)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -94,9 +99,9 @@ def _refused(error: BaseException, response: Any, asked: Asked) -> ZooError:
     status, hub = response.status_code, asked.endpoint
     said = redact(str(response.headers.get("X-Error-Message") or ""))
     if status in (408, 429) or status >= 500:
-        return _busy(response, hub)
+        return busy_error(response, hub)
     if status == 404 and not response.headers.get("X-Error-Code"):
-        return _no_hub(hub)
+        return no_hub(hub)
     if status == 412:
         return ConflictError(f"{str(asked)!r} changed meanwhile on {hub}", "look at it (zoo show NAME) and push again")
     if "GatedRepoError" in names:
@@ -118,16 +123,19 @@ def _refused(error: BaseException, response: Any, asked: Asked) -> ZooError:
     return HubError(f"{hub} refuses with {status}: {said or _reason(error)}", "see the repo's page on the hub")
 
 
-def _busy(response: Any, hub: str) -> UnreachableError:
+def busy_error(response: Any, hub: str) -> UnreachableError:
+    """The error for an answer of 408, 429 or 5xx; worth another try, unless it asks for a longer wait than is made."""
     what = "too many requests" if response.status_code == 429 else "it is out of order"
-    busy = UnreachableError(f"{hub} answers {response.status_code}: {what}", "try again in a few minutes")
-    busy.again = True
     after = str(response.headers.get("Retry-After") or "")
-    busy.wait = float(after) if after.isdecimal() else None
+    wait = float(after) if after.isdecimal() and len(after) < 9 else None
+    hint = f"try again in {after} s, as it asks" if wait else "try again in a few minutes"
+    busy = UnreachableError(f"{hub} answers {response.status_code}: {what}", hint)
+    busy.again, busy.wait = wait is None or wait <= LONGEST_WAIT, wait
     return busy
 
 
-def _no_hub(hub: str) -> UnreachableError:
+def no_hub(hub: str) -> UnreachableError:
+    """The error for an answer that no hub gives."""
     return UnreachableError(f"{hub} does not answer like a hub", "a login page in between? a wrong URL?")
 
 
@@ -139,7 +147,7 @@ def _broken(error: BaseException, asked: Asked) -> ZooError:
     if "OfflineModeIsEnabled" in kinds:
         return UnreachableError(f"{hub} may not be asked: HF_HUB_OFFLINE is set", "unset it, or use what is cached")
     if isinstance(error, json.JSONDecodeError) or "FileMetadataError" in kinds:
-        return _no_hub(hub)
+        return no_hub(hub)
     if kinds & {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}:
         return UnreachableError(f"cannot reach {hub}: {_reason(error)}", "check the network, or HF_ENDPOINT")
     if "TimeoutException" in kinds:
@@ -165,7 +173,7 @@ def _reason(error: BaseException) -> str:
 def attempt(call: Callable[[], T], asked: Asked) -> T:
     """Call, and again after a wait where the hub was busy or the connection broke: three times at most.
 
-    Waits 0.5 and 2 s, or what the hub asks for up to 10 s.
+    Waits 0.5 and 2 s, or what the hub asks for; one that asks for more than 10 s is not asked again.
 
     Raises:
         ZooError: as :func:`translate`.
@@ -177,7 +185,7 @@ def attempt(call: Callable[[], T], asked: Asked) -> T:
             known = translate(error, asked)
             if wait is None or not getattr(known, "again", False):
                 raise known from error
-            pause = min(max(getattr(known, "wait", None) or wait, 0.0), _LONGEST_WAIT)
+            pause = min(max(getattr(known, "wait", None) or wait, 0.0), LONGEST_WAIT)
             log.warning("%s; trying again in %.1f s", known.message, pause)
             time.sleep(pause)
     raise AssertionError("unreachable")

@@ -1,39 +1,69 @@
 """Publishing to the Hugging Face Hub: one commit on a head that was read first, and proved afterwards.
 
-Only files that differ travel. A file that an earlier push of ours listed in its ``manifest.json`` and this one does
-not have is removed in the same commit; files that somebody added on the hub stay.
+Only files that differ travel, in a process of their own (:mod:`zoo.hub.hf_send`): large ones one by one, then one
+commit. Whatever stops it, what has arrived is not sent again. A file that an earlier push of ours listed in its
+``manifest.json`` and this one does not have is removed in the same commit; files that somebody added on the hub stay.
 
 A commit whose answer is lost may have landed: the head is read again before anything is said or tried again, so a lost
 answer makes neither a second commit nor a false conflict.
+
+Every wait is said, and all of them end by one deadline (:mod:`zoo.deadline`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
-import threading
-import time
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo_registry.errors import ConflictError, DataError, HubError, IntegrityError, ZooError
 
+from zoo.deadline import Deadline, push_deadline
 from zoo.hub.base import Progress, Pushed, RepoFile, RepoInfo
 from zoo.hub.files import MANIFEST, check_listed, git_sha1_of, list_folder, read_manifest, sha256_of
-from zoo.hub.hf_errors import Asked, MissingRepoError, attempt, redact, translate
+from zoo.hub.hf_errors import Asked, MissingRepoError, translate
 from zoo.hub.names import check_name
+from zoo.watched import CrashError, Tell, watch
 
 if TYPE_CHECKING:
     from zoo.hub.huggingface import HfHub
 
-_CARD = "README.md"
-_ONE_AT_A_TIME = threading.Lock()  # hf_xet keeps one session a process; a push that fails takes the others down
-_WAITS = (0.5, 2.0)
+log = logging.getLogger("zoo.hub")
+T = TypeVar("T")
+
+CARD = "README.md"
+WAITS = (0.5, 2.0, 5.0, 10.0)
+"""Seconds between tries, unless the hub asks for more."""
 
 
-def check_access(hub: HfHub, name: str) -> None:
+def patiently(call: Callable[[], T], asked: Asked, until: Deadline) -> T:
+    """Call, and again after a wait where the hub was busy or the connection broke: five times at most.
+
+    Raises:
+        ZooError: as :func:`zoo.hub.hf_errors.translate`.
+        DeadlineError: the next try would come too late.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except Exception as error:
+            known = translate(error, asked)
+            if wait is None or not _worth_it(known):
+                raise known from error
+            until.wait(max(wait, getattr(known, "wait", None) or 0.0), known.message)
+    raise AssertionError("unreachable")
+
+
+def _worth_it(error: ZooError) -> bool:
+    """Whether another try may help: the hub was busy, the connection broke, or the hub says when to come again."""
+    return bool(getattr(error, "again", False) or getattr(error, "wait", None))
+
+
+def check_access(hub: HfHub, name: str, until: Deadline | None = None) -> None:
     """Raise HubError unless the login may write to the name's namespace; changes nothing."""
+    until = until or push_deadline(None)
     owner, local = check_name(name)
     hub._online()
     hint = "hf auth login, or set HF_TOKEN to a token with write permission"
@@ -41,7 +71,7 @@ def check_access(hub: HfHub, name: str) -> None:
         raise HubError(f"not logged in to {hub.location}", hint)
     with hub._session():
         try:
-            who = attempt(lambda: hub.api.whoami(cache=True), Asked(hub.location, name))
+            who = patiently(lambda: hub.api.whoami(cache=True), Asked(hub.location, name), until)
         except ZooError as error:
             if type(error.__cause__).__name__ == "LocalTokenNotFoundError":
                 raise HubError(f"not logged in to {hub.location}", hint) from error
@@ -56,24 +86,34 @@ def check_access(hub: HfHub, name: str) -> None:
 
 
 def push_folder(
-    hub: HfHub, folder: Path, name: str, *, private: bool, message: str, parent: str | None, progress: Progress | None
+    hub: HfHub,
+    folder: Path,
+    name: str,
+    *,
+    private: bool,
+    message: str,
+    parent: str | None,
+    progress: Progress | None,
+    deadline: Deadline | None = None,
 ) -> Pushed:
     """As :meth:`zoo.hub.base.Hub.push`."""
+    until = deadline or push_deadline(None)
     local = _local(folder)
-    check_access(hub, name)
-    asked = Asked(hub.location, name)
-    with _ONE_AT_A_TIME, hub._session(), _bars():
-        head = _head(hub, name, private, asked)
+    check_header(folder)
+    check_access(hub, name, until)
+    with hub._session():
+        head = _head(hub, name, private, until)
         if _unchanged(local, head):
             return _pushed(hub, head, local, created=False)
         if parent is not None and not head.revision.startswith(parent):
             raise _moved(hub, name, parent, head)
-        after = _publish(hub, folder, name, local, head, message)
+        order = _order(hub, folder, name, local, head, message)
+        after, created = _publish(hub, order, local, head, until, _teller(local, order["add"], progress))
         _prove(hub, name, local, after)
     if progress is not None:
         total = sum(f.size for f in local.values())
         progress(name, total, total)
-    return _pushed(hub, after, local, created=True)
+    return _pushed(hub, after, local, created=created)
 
 
 def _local(folder: Path) -> dict[str, RepoFile]:
@@ -87,12 +127,40 @@ def _local(folder: Path) -> dict[str, RepoFile]:
     return files
 
 
-def _head(hub: HfHub, name: str, private: bool, asked: Asked) -> RepoInfo:
+def check_header(folder: Path) -> None:
+    """The card's metadata as the Hub reads it, before anything is sent.
+
+    Raises:
+        DataError: it is no YAML, or a field is not what it should be.
+    """
+    if not (folder / CARD).is_file():
+        return
+    import yaml
+    from huggingface_hub import ModelCard
+
+    try:
+        ModelCard((folder / CARD).read_text(encoding="utf-8"), ignore_metadata_errors=False)
+    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"no hub takes the card: its header is wrong ({reason})", f"mend {CARD}'s header") from error
+
+
+def _look(hub: HfHub, name: str, until: Deadline) -> RepoInfo:
+    """The head of ``main`` as the hub tells it now."""
+    from zoo.hub.huggingface import _timeout
+
+    def call() -> RepoInfo:
+        return hub._info(hub.api.model_info(name, files_metadata=True, timeout=_timeout()))
+
+    return patiently(call, Asked(hub.location, name), until)
+
+
+def _head(hub: HfHub, name: str, private: bool, until: Deadline) -> RepoInfo:
     """The head of ``main``; a repo that is not there is made."""
     with contextlib.suppress(MissingRepoError):
-        return hub._remote_info(name, None)
-    attempt(lambda: hub.api.create_repo(name, private=private, exist_ok=True), asked)
-    return hub._remote_info(name, None)
+        return _look(hub, name, until)
+    patiently(lambda: hub.api.create_repo(name, private=private, exist_ok=True), Asked(hub.location, name), until)
+    return _look(hub, name, until)
 
 
 def _unchanged(local: dict[str, RepoFile], head: RepoInfo) -> bool:
@@ -118,58 +186,108 @@ def _stale(hub: HfHub, head: RepoInfo, local: dict[str, RepoFile]) -> list[str]:
         listed = read_manifest(hub._fetch(head, remote[MANIFEST], None, Meter(None, 0)), head.name)
     except IntegrityError:  # not ours, then
         return []
-    return sorted(p for p in listed if p in remote and p not in local and p != _CARD)
+    return sorted(p for p in listed if p in remote and p not in local and p != CARD)
 
 
-def _publish(hub: HfHub, folder: Path, name: str, local: dict[str, RepoFile], head: RepoInfo, message: str) -> RepoInfo:
-    """The commit, tried again where nothing came of it; returns the hub's word on it."""
-    stale = _stale(hub, head, local)
-    for wait in (*_WAITS, None):
+def _order(
+    hub: HfHub, folder: Path, name: str, local: dict[str, RepoFile], head: RepoInfo, message: str
+) -> dict[str, Any]:
+    """What :func:`zoo.hub.hf_send.transfer` is to do."""
+    remote = {f.path: f for f in head.files}
+    changed = {p: file.sha256 for p, file in local.items() if p not in remote or not _same(file, remote[p])}
+    return {
+        "endpoint": hub.location,
+        "token": hub.token,
+        "name": name,
+        "folder": str(folder),
+        "parent": head.revision,
+        "message": " ".join(message.split()) or "publish",
+        "add": changed,
+        "remove": _stale(hub, head, local),
+    }
+
+
+def _teller(local: dict[str, RepoFile], sent: dict[str, Any], progress: Progress | None) -> Tell:
+    """Passes on what the transfer tells."""
+    total = sum(f.size for f in local.values())
+    there = sum(f.size for p, f in local.items() if p not in sent)
+    moved: dict[str, int] = {}
+
+    def on(event: dict[str, Any]) -> None:
+        if "say" in event:
+            log.warning("%s", event["say"])
+        if "file" in event:
+            moved[str(event["file"])] = int(event["done"])
+            if progress is not None:
+                progress(str(event["file"]), min(there + sum(moved.values()), total), total)
+
+    return on
+
+
+def send(hub: HfHub, order: dict[str, Any], until: Deadline, on: Tell) -> dict[str, Any]:
+    """One try at the transfer, in a fresh process; returns its answer."""
+    return dict(watch("zoo.hub.hf_send", order, on=on, deadline=until))
+
+
+def _publish(
+    hub: HfHub, order: dict[str, Any], local: dict[str, RepoFile], head: RepoInfo, until: Deadline, on: Tell
+) -> tuple[RepoInfo, bool]:
+    """The commit, tried again where nothing came of it; the hub's word on it, and whether it is of this push."""
+    for wait in (*WAITS, None):
         try:
-            made = _commit(hub, folder, name, local, head, stale, message)
-        except Exception as error:
-            landed = _after(hub, name, head, local, error, wait is None)
+            made = send(hub, order, until, on)
+        except ZooError as error:
+            known = _ended(error) if isinstance(error, CrashError) else error
+            landed = _landed(hub, order["name"], head, local, known, until)
             if landed is not None:
-                return landed
-            time.sleep(wait or 0.0)
+                return landed, not isinstance(known, ConflictError)
+            if wait is None or isinstance(known, ConflictError) or not _worth_it(known):
+                raise known from error
+            until.wait(max(wait, getattr(known, "wait", None) or 0.0), known.message)
         else:
-            return hub._remote_info(name, made)
+            return _made(hub, order["name"], str(made["revision"]), until), bool(made["created"])
     raise AssertionError("unreachable")
 
 
-def _commit(
-    hub: HfHub, folder: Path, name: str, local: dict[str, RepoFile], head: RepoInfo, stale: list[str], message: str
-) -> str:
-    """One commit on the head; returns its id."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+def _made(hub: HfHub, name: str, revision: str, until: Deadline) -> RepoInfo:
+    """The hub's word on the commit that it just made."""
+    from zoo.hub.huggingface import _timeout
 
-    remote = {f.path: f for f in head.files}
-    changed = [p for p, file in local.items() if p not in remote or not _same(file, remote[p])]
-    operations: list[Any] = [CommitOperationAdd(p, str(folder / p)) for p in changed]
-    operations += [CommitOperationDelete(p) for p in stale]
-    title = " ".join(message.split()) or "publish"
-    made = hub.api.create_commit(name, operations, commit_message=title, parent_commit=head.revision)
-    return str(made.oid)
+    def call() -> RepoInfo:
+        return hub._info(hub.api.model_info(name, revision=revision, files_metadata=True, timeout=_timeout()))
 
-
-def _after(
-    hub: HfHub, name: str, head: RepoInfo, local: dict[str, RepoFile], error: Exception, last: bool
-) -> RepoInfo | None:
-    """What a failed commit came to: the head it made after all, None to try again, or the error it really is."""
-    known = translate(error, Asked(hub.location, name))
     try:
-        now = hub._remote_info(name, None)
+        return patiently(call, Asked(hub.location, name, revision), until)
+    except HubError as error:
+        raise HubError(
+            f"{name} was published at {revision[:12]}, but its files could not be compared: {error.message}",
+            "push again: it compares them, and publishes nothing twice",
+        ) from error
+
+
+def _ended(error: CrashError) -> HubError:
+    return HubError(f"the process that sends the files ended: {error.message}", "push again; what has arrived stays")
+
+
+def _landed(
+    hub: HfHub, name: str, head: RepoInfo, local: dict[str, RepoFile], known: ZooError, until: Deadline
+) -> RepoInfo | None:
+    """After a failure: the head that it made after all, or None where the head is as it was.
+
+    Raises:
+        ConflictError: the head is somebody else's.
+        ZooError: what failed, where the head cannot be read either.
+    """
+    try:
+        now = _look(hub, name, until if until.left() else Deadline(0.001))
     except ZooError:
-        raise known from error
-    if now.revision != head.revision:
-        if _unchanged(local, now):
-            return now
-        raise _moved(hub, name, head.revision, now) from error
-    if isinstance(error, ValueError) and "metadata" in str(error).lower():
-        raise DataError(f"{hub.location} refuses the card: {redact(str(error))}", f"mend {_CARD}'s header") from error
-    if isinstance(known, ConflictError) or last or not getattr(known, "again", False):
-        raise known from error
-    return None
+        said = f"{known.message}; and whether the commit landed is not known, as the hub does not say"
+        raise HubError(said, "push again: what landed is recognised, and what has arrived is not sent again") from known
+    if now.revision == head.revision:
+        return None
+    if _unchanged(local, now):
+        return now
+    raise _moved(hub, name, head.revision, now) from known
 
 
 def _prove(hub: HfHub, name: str, local: dict[str, RepoFile], after: RepoInfo) -> None:
@@ -197,18 +315,3 @@ def _moved(hub: HfHub, name: str, parent: str, head: RepoInfo) -> ConflictError:
         f"the head is now {head.revision[:7]}",
         f"look at it (zoo show {name}) and push again",
     )
-
-
-@contextlib.contextmanager
-def _bars() -> Iterator[None]:
-    """huggingface_hub's own bars on a terminal only; it has no other way to tell how far an upload is."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if sys.stderr.isatty() or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

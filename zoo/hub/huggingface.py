@@ -5,10 +5,12 @@ What huggingface_hub leaves open is closed here:
 * it checks the size of a download and nothing else: here each file is hashed against the hub's own value and against
   ``manifest.json``, a damaged copy is taken out of the cache and fetched once more, and then refused with both hashes;
 * a commit is resolved once and all files come from it; a commit that is in the cache needs no request;
-* it waits up to 23 s before it says that the hub is down: here one look with a short timeout goes first
-  (``HF_HUB_ETAG_TIMEOUT`` seconds, 4 at most to connect), a busy hub is asked three times, and a complete copy in the
-  cache is used, with a notice, where the hub does not answer;
-* pickles and scripts are never downloaded.
+* it waits up to 23 s before it says that the hub is down, up to 100 s within hf_xet, and for ever for a lock: here one
+  look with a short timeout goes first (``HF_HUB_ETAG_TIMEOUT`` seconds, 4 at most to connect), a busy hub is asked
+  three times, a download is watched (:mod:`zoo.hub.transfer`), and a complete copy in the cache is used, with a notice,
+  where the hub does not answer;
+* pickles and scripts are never downloaded; names, sizes and the room on the disk are checked before the first byte
+  (:mod:`zoo.hub.contents`).
 
 ``HF_TOKEN`` and the stored login go to the hub that ``HF_ENDPOINT`` names (huggingface.co by default). A hub given by
 its URL gets ``HF_TOKEN`` only, never the stored login, and a cache folder of its own (``HF_HOME/hubs/HOST``).
@@ -21,19 +23,26 @@ import fnmatch
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zoo_registry.errors import HubError, IntegrityError, did_you_mean
+from zoo_registry.errors import HubError, IntegrityError, UsageError, did_you_mean
 
 from zoo.hub.base import TAG, FetchedFile, Progress, Pulled, Pushed, RepoFile, RepoInfo
+from zoo.hub.contents import check_content, check_files
 from zoo.hub.files import MANIFEST, NOT_BINDING, check_listed, is_safe, mismatch, only_pickles, read_manifest
 from zoo.hub.hf_cache import Cache
 from zoo.hub.hf_errors import Asked, MissingRepoError, UnreachableError, attempt
+from zoo.hub.hf_info import check_told, repo_info
 from zoo.hub.meter import Meter
 from zoo.hub.names import check_name, check_path, check_revision
+from zoo.hub.tags import hf_tags, hf_write_tag
+from zoo.hub.transfer import Transfer, on_bytes
+
+if TYPE_CHECKING:
+    from zoo.deadline import Deadline
 
 log = logging.getLogger("zoo.hub")
 _CONNECT_SECONDS = 4.0
@@ -64,6 +73,8 @@ class HfHub:
 
         own = endpoint is None or endpoint.rstrip("/") == constants.ENDPOINT.rstrip("/")
         self.location = (endpoint or constants.ENDPOINT).rstrip("/")
+        if urlsplit(self.location).username is not None:
+            raise UsageError("there are credentials in HF_ENDPOINT", "put the token into HF_TOKEN instead")
         self.offline = offline or constants.is_offline_mode()
         if cache_dir is None and not own:
             url = urlsplit(self.location)
@@ -170,26 +181,7 @@ class HfHub:
         return RepoInfo(name=name, revision=sha, files=tuple(f for f in files if f), url=str(self.cache.repo(name)))
 
     def _info(self, model: Any) -> RepoInfo:
-        """huggingface_hub's ModelInfo as ours."""
-        files = []
-        for row in model.siblings or ():
-            sha256 = row.lfs.sha256 if row.lfs is not None else None
-            git = None if sha256 else row.blob_id
-            files.append(RepoFile(path=row.rfilename, size=row.size or 0, sha256=sha256, git_sha1=git))
-        metadata: Mapping[str, Any] = {}
-        with contextlib.suppress(Exception):  # a card that its library cannot read is no reason to hide the repo
-            metadata = dict(model.card_data.to_dict()) if model.card_data else {}
-        changed = model.last_modified
-        return RepoInfo(
-            name=model.id,
-            revision=str(model.sha or ""),
-            files=tuple(files),
-            tags=tuple(model.tags or ()),
-            private=bool(model.private),
-            modified=changed.isoformat() if changed is not None else None,
-            url=f"{self.location}/{model.id}",
-            metadata=metadata,
-        )
+        return repo_info(model, self.location)
 
     # ------------------------------------------------------------------ fetching
 
@@ -203,6 +195,8 @@ class HfHub:
             if down is not None and not (offline or self.offline):
                 log.warning("%s; using the copy of %s@%s in the cache", down.message, name, info.revision[:7])
             wanted, listed = self._wanted(info, down)
+            if down is None:
+                self.cache.room(info.name, wanted.values(), info.revision)
             meter = Meter(progress, sum(f.size for f in wanted.values()))
             present = {}
             for path, file in wanted.items():
@@ -213,7 +207,7 @@ class HfHub:
         if down is None:
             self.cache.remember(info, revision)
         folder = self.cache.snapshot(info.name, info.revision)  # a renamed repo answers by its new name
-        return Pulled(name=name, revision=info.revision, path=folder, files=tuple(present))
+        return Pulled(name=name, revision=info.revision, path=folder, files=tuple(present), contents=present)
 
     def file(
         self,
@@ -235,6 +229,9 @@ class HfHub:
                 raise self._no_file(info, filename, down)
             if not is_safe(filename):
                 raise _pickled(f"{name}@{info.revision[:7]}", [filename])
+            check_files([file], f"{name}@{info.revision[:7]}")
+            if down is None:
+                self.cache.room(info.name, [file], info.revision)
             if down is not None and not (offline or self.offline):
                 log.warning("%s; using %s of %s in the cache", down.message, filename, name)
             spot = self._fetch(info, file, down, Meter(progress, file.size))
@@ -259,8 +256,7 @@ class HfHub:
         """The files to have, and what the manifest lists of them (None: no manifest)."""
         at = f"{info.name}@{info.revision[:7]}"
         safe = {f.path: f for f in info.files if is_safe(f.path)}
-        for path in safe:
-            check_path(path)
+        check_files(safe.values(), at)
         if pickles := only_pickles(f.path for f in info.files):
             raise _pickled(at, pickles)
         if MANIFEST not in safe:
@@ -290,10 +286,12 @@ class HfHub:
             spot = spot or self._download(info, file, meter)
             damage = self.cache.check(spot, file)
             if damage is None:
+                check_content(spot, file.path, at)
                 meter.end()
                 return spot
-            self.cache.discard(spot)
+            self.cache.quarantine(info.name, spot)
             if last or down is not None:
+                self.cache.forget(spot)
                 raise mismatch(f"{at}: {file.path}", *damage, self.location)
             log.warning("%s: %s is damaged in the cache; fetching it again", at, file.path)
         raise AssertionError("unreachable")
@@ -303,24 +301,33 @@ class HfHub:
 
         at: dict[str, Any] = {"endpoint": self.location, "revision": info.revision}
         url = hf_hub_url(info.name, file.path, **at)
+        asked, blob = Asked(self.location, info.name, info.revision, file.path), file.sha256 or file.git_sha1 or "-"
 
         def call() -> str:
             # The look that fails at once where hf_hub_download would retry for 23 s.
-            get_hf_file_metadata(url, token=self.token, timeout=_timeout(), endpoint=self.location)
+            told = get_hf_file_metadata(url, token=self.token, timeout=_timeout(), endpoint=self.location)
+            check_told(told, info, file, asked)
+            bar = meter.bar(on_bytes)
             spot: str = hf_hub_download(
-                info.name, file.path, **at, token=self.token, cache_dir=self.cache.folder, tqdm_class=meter.bar()
+                info.name, file.path, **at, token=self.token, cache_dir=self.cache.folder, tqdm_class=bar
             )
             return spot
 
-        return Path(attempt(call, Asked(self.location, info.name, info.revision, file.path)))
+        def watched() -> str:
+            lock = self.cache.lock(info.name, blob)
+            transfer: Transfer[str] = Transfer(asked, meter, lambda: self.cache.partial(info.name, blob), lock)
+            return transfer.run(call)
+
+        self.cache.sweep(info.name)
+        return Path(attempt(watched, asked))
 
     # ------------------------------------------------------------------ writing
 
-    def check_push(self, name: str) -> None:
+    def check_push(self, name: str, deadline: Deadline | None = None) -> None:
         """As :meth:`zoo.hub.base.Hub.check_push`: logged in, with a token that writes, to a namespace of one's own."""
         from zoo.hub.hf_push import check_access
 
-        check_access(self, name)
+        check_access(self, name, deadline)
 
     def push(
         self,
@@ -331,11 +338,21 @@ class HfHub:
         message: str,
         parent: str | None = None,
         progress: Progress | None = None,
+        deadline: Deadline | None = None,
     ) -> Pushed:
         """As :meth:`zoo.hub.base.Hub.push`: one commit on ``main``, made on the head that was read first."""
         from zoo.hub.hf_push import push_folder
 
-        return push_folder(self, Path(folder), name, private=private, message=message, parent=parent, progress=progress)
+        more: dict[str, Any] = {"parent": parent, "progress": progress, "deadline": deadline}
+        return push_folder(self, Path(folder), name, private=private, message=message, **more)
+
+    def tags(self, name: str) -> dict[str, str]:
+        """As :meth:`zoo.hub.base.Hub.tags`; offline none are known."""
+        return hf_tags(self, name)
+
+    def tag(self, name: str, tag: str, revision: str) -> bool:
+        """As :meth:`zoo.hub.base.Hub.tag`."""
+        return hf_write_tag(self, name, tag, revision)
 
     # ------------------------------------------------------------------ the connection
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from zoo.hub.base import Progress
 
 
 class Meter:
-    """Counts the bytes of a transfer for a :data:`~zoo.hub.base.Progress`."""
+    """Counts the bytes of a transfer for a :data:`~zoo.hub.base.Progress`.
+
+    ``done`` is how many of the current file's ``size`` are here; ``moved`` only grows, with every sign of life.
+    """
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.base = progress, total, 0
-        self.name, self.size, self.done = "", 0, 0
+        self.name, self.size, self.done, self.moved = "", 0, 0, 0
 
     def begin(self, name: str, size: int) -> None:
         """A file begins."""
@@ -27,8 +31,8 @@ class Meter:
         if self.progress is not None:
             self.progress(self.name, min(self.base + more, self.total), self.total)
 
-    def bar(self) -> type:
-        """A class that huggingface_hub takes for a progress bar."""
+    def bar(self, each: Callable[[], None] = lambda: None) -> type:
+        """A class that huggingface_hub takes for a progress bar; ``each`` is called as bytes come."""
         meter = self
 
         class Bar:
@@ -47,10 +51,13 @@ class Meter:
 
             def update(self, n: float | None = 1) -> None:
                 self.n += int(n or 0)
+                meter.done = self.n
+                meter.moved += 1
                 meter._tell(min(self.n, meter.size))
+                each()
 
             def update_transfer(self, n: float | None = 1) -> None:
-                pass
+                meter.moved += 1
 
             def __getattr__(self, name: str) -> Any:
                 return lambda *args, **kwargs: None

@@ -13,8 +13,8 @@ PLURALS = {kind: f"{kind}s" for kind in KINDS} | {"strategy": "strategies"}
 def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
     """Rows ordered by namespace.
 
-    Each has ``namespace distribution version status summary backbones heads strategies recipes trackers stage reason``;
-    ``status`` is ``ok``, ``broken`` or ``disabled``, ``stage`` and ``reason`` are None unless it is broken.
+    Each has ``namespace distribution version status summary backbones heads strategies recipes trackers formats stage
+    reason``; ``status`` is ``ok``, ``broken`` or ``disabled``, ``stage`` and ``reason`` are None unless it is broken.
     """
     return [_row(plugin) for plugin in registry.plugins]
 

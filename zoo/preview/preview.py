@@ -17,6 +17,7 @@ from zoo.data.supply import core_count, worker_count
 from zoo.determinism import reproducible
 from zoo.devices import resolve_device
 from zoo.finetuning import build_phases, check_head_methods
+from zoo.origins import licence_of
 from zoo.planning import Plan
 from zoo.preview.classes import data_json, imbalance_notes
 from zoo.preview.estimate import busy_notes, device_name, final_seconds
@@ -158,12 +159,12 @@ class _Looked:
         notes += _memory_notes(peak, free, self.device) + _bad_notes(list(self.unreadable.values())) + busy
         return Preview(
             recipe=recipe_to_dict(recipe),
-            backbone=_backbone_json(entry, self.made),
+            backbone=_backbone_json(entry, self.made, licence_of(entry.spec, recipe.weights)),
             head={
                 "name": recipe.head.name,
                 "parameters": count_parameters(self.made.assembled.model.head) if self.made else None,
             },
-            weights=weights_in_words(entry.spec) if recipe.pretrained else "none (random)",
+            weights=weights_in_words(entry.spec, recipe.weights) if recipe.pretrained else "none (random)",
             weights_cached=here,
             data=data,
             device=device_name(self.device),
@@ -194,8 +195,7 @@ class _Looked:
         return final + sum(e.seconds for e in known), max(e.memory.peak for e in known)
 
 
-def _backbone_json(entry: Entry[BackboneSpec], made: ThrowAway | None) -> dict[str, Any]:
-    weights = entry.spec.weights
+def _backbone_json(entry: Entry[BackboneSpec], made: ThrowAway | None, licence: str | None) -> dict[str, Any]:
     features = None
     if made is not None:
         kind = made.assembled.features
@@ -203,7 +203,7 @@ def _backbone_json(entry: Entry[BackboneSpec], made: ThrowAway | None) -> dict[s
     return {
         "name": entry.name,
         "parameters": entry.spec.parameters,
-        "license": weights.license if weights else None,
+        "license": licence,
         "features": features,
     }
 

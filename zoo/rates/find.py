@@ -125,7 +125,7 @@ class _Start:
             options=recipe.train,
             seed=recipe.seed,
             device=self.device,
-            max_bad=recipe.data.max_bad,
+            max_bad=recipe.data.bad_allowed,
             assembler=self.teachers,
             rebuild=lambda: copy.deepcopy(plain),
             phase=index,

@@ -60,8 +60,14 @@ class DataOptions:
     val_fraction: float = option(0.2, help="share of train drawn as val where none is given", low=0.01, high=0.9)
     task: str | None = option(None, help="kind of the targets", choices=("classification", "multilabel", "regression"))
     max_bad: float = option(0.01, help="unreadable images allowed: a share below 1, or a count from 1 on", low=0.0)
+    strict: bool = option(False, help="refuse unreadable images, and images of train that stand in another split too")
     labels_per_class: int | None = option(None, help="keep so many training samples a class", low=1)
     follow_links: bool = option(False, help="follow symbolic links that lead out of the folder")
+
+    @property
+    def bad_allowed(self) -> float:
+        """Unreadable images allowed, a share or a count."""
+        return 0.0 if self.strict else self.max_bad
 
 
 AUGMENTS = ("auto", "none", "light", "medium", "strong")
@@ -74,12 +80,18 @@ class TrainOptions:
     """How the model is trained; phases and strategies bring their own defaults where a value here is None."""
 
     batch_size: int = option(64, help="samples a micro-batch", low=1)
-    accumulate: int = option(1, help="micro-batches whose gradients make one step", low=1)
-    lr: float | None = option(None, help="peak learning rate of AdamW; each strategy's own by default", low=1e-12)
-    weight_decay: float | None = option(None, help="weight decay of AdamW; each strategy's own by default", low=0)
+    accumulate: int = option(
+        1, help="micro-batches whose gradients make one step", low=1, also=("gradient_accumulation_steps", "grad_accum")
+    )
+    lr: float | None = option(
+        None, help="peak learning rate of AdamW; each strategy's own by default", low=1e-12, also=("learning_rate",)
+    )
+    weight_decay: float | None = option(
+        None, help="weight decay of AdamW; each strategy's own by default", low=0, also=("wd",)
+    )
     warmup: float | None = option(None, help="share of a phase's steps spent warming up", low=0, high=0.9)
     schedule: str = option("cosine", help="learning rate after the warm-up", choices=("cosine", "constant", "linear"))
-    clip: float = option(1.0, help="largest gradient norm; 0 does not clip", low=0)
+    clip: float = option(1.0, help="largest gradient norm; 0 does not clip", low=0, also=("max_grad_norm", "grad_clip"))
     augment: str = option("auto", help="strength of the train view", choices=AUGMENTS)
     epochs: int | None = option(None, help="epochs of the last phase that names none", low=1)
     patience: int = option(0, help="epochs without a better val metric that end a phase early; 0 never", low=0)
@@ -87,7 +99,9 @@ class TrainOptions:
     evaluate_every: int = option(1, help="epochs between evaluations on val", low=1)
     checkpoint_every: float = option(120.0, help="seconds between checkpoints within an epoch", low=0)
     log_every: int = option(0, help="steps between rows of metrics.jsonl within an epoch; 0 none", low=0)
-    workers: int | str = option(AUTO, help="processes that decode images; auto measures", low=0, high=256)
+    workers: int | str = option(
+        AUTO, help="processes that decode images; auto measures", low=0, high=256, also=("num_workers",)
+    )
     decode: str = option(
         "scaled", help="large images in training: decoded as small as the view allows", choices=("scaled", "exact")
     )
@@ -130,7 +144,9 @@ class Recipe:
         image_size, in_chans: in place of the backbone's own.
         seed: of everything random.
         source: the data as given on the command line; stays in the run folder and is never published.
-        weights: where the base weights came from (repo, revision, sha256), once resolved.
+        weights: where the base weights came from (repo, revision, sha256), once resolved; with ``given`` in it they
+            were chosen in place of the backbone's own, see :mod:`zoo.origins`.
+        input: what those were trained with, where it may differ from the backbone's own input: values of its class.
         teachers: name of a model that a strategy asked for -> sha256 of its manifest, and its revision on a hub.
     """
 
@@ -145,6 +161,7 @@ class Recipe:
     data: DataOptions = field(default_factory=DataOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     weights: dict[str, Any] | None = None
+    input: dict[str, Any] | None = None
     teachers: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def label(self) -> str:

@@ -15,7 +15,9 @@ from zoo_registry.options import check_options, options_to_dict
 from zoo.recipe.recipe import Component, DataOptions, PhaseRecipe, Recipe, TrainOptions
 
 _RUN = ("pretrained", "image_size", "in_chans", "seed")
-_TOP = ("backbone", "head", "phase", *_RUN, "data", "train", "weights", "teachers")
+_TOP = ("backbone", "head", "phase", *_RUN, "data", "train", "weights", "input", "teachers")
+PRIVATE = ("path", "given")
+"""What of a local weights file only this machine knows."""
 _PHASE = ("epochs", "steps", "rate", "decay", "warmup", "augment")
 
 
@@ -55,7 +57,10 @@ def recipe_to_dict(recipe: Recipe, *, private: bool = True) -> dict[str, Any]:
         out["data"]["source"] = recipe.source
     out["train"] = options_to_dict(recipe.train)
     if recipe.weights:
-        out["weights"] = {k: v for k, v in recipe.weights.items() if v is not None}
+        hidden = PRIVATE if not private and recipe.weights.get("kind") == "file" else ()
+        out["weights"] = {k: v for k, v in recipe.weights.items() if v is not None and k not in hidden}
+    if recipe.input:
+        out["input"] = {k: list(v) if isinstance(v, tuple) else v for k, v in recipe.input.items()}
     if recipe.teachers:
         out["teachers"] = {name if private else _told(name): dict(pin) for name, pin in recipe.teachers.items()}
     return out
@@ -83,6 +88,7 @@ def recipe_from_dict(values: dict[str, Any], *, where: str) -> Recipe:
             problems.append(f"[{name}] is missing")
         parts[name] = _read_component(values.get(name, ""), name, problems)
     weights = _table(values, "weights", problems)
+    given = _table(values, "input", problems)
     teachers = _table(values, "teachers", problems)
     if not all(isinstance(p, dict) and all(isinstance(v, str) for v in p.values()) for p in teachers.values()):
         problems.append("[teachers] holds a table of texts for each name")
@@ -101,6 +107,7 @@ def recipe_from_dict(values: dict[str, Any], *, where: str) -> Recipe:
         data=data,
         train=train,
         weights=dict(weights) or None,
+        input=dict(given) or None,
         teachers={name: dict(pin) for name, pin in teachers.items()},
     )
 
@@ -155,7 +162,19 @@ def read_recipe(path: Path) -> Recipe:
         raise UsageError(
             f"{path}: {error}", hint="a run leaves a recipe that works in its folder: RUN/recipe.toml"
         ) from error
+    if (key := _secret(values)) is not None:
+        raise UsageError(f"{path}: {key!r} holds a token", hint="take it out, and set HF_TOKEN in the environment")
     return recipe_from_dict(values, where=str(path))
+
+
+def _secret(value: Any, key: str = "recipe") -> str | None:
+    """The key of the first text that has a token in it: a recipe is written into run folders and bundles."""
+    from zoo.hub.hf_errors import mask
+
+    if isinstance(value, str):
+        return key if mask(value) != value else None
+    inner = value.items() if isinstance(value, dict) else ((key, v) for v in value) if isinstance(value, list) else ()
+    return next((found for k, v in inner if (found := _secret(v, str(k))) is not None), None)
 
 
 def _component(component: Component, private: bool) -> dict[str, Any]:

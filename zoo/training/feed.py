@@ -148,6 +148,15 @@ class Feed:
         return Batch(views={}, targets=targets, ids=good, features=pick_features(kept.features, rows))
 
 
+def batch_notes(size: int, batch_size: int) -> list[str]:
+    """What is worth a word of how ``size`` samples fall into batches."""
+    if batch_size > size:
+        return [f"a batch is all of train: {size} samples, fewer than the batch size of {batch_size}"]
+    if batch_size > 1 and size > batch_size and size % batch_size == 1:
+        return ["the last batch of an epoch would be a single sample, too few for BatchNorm: it joins the one before"]
+    return []
+
+
 def step_plan(size: int, batch_size: int, accumulate: int) -> list[list[range]]:
     """Spans of positions of an epoch's order: steps of up to ``accumulate`` micro-batches of ``batch_size``."""
     starts: Sequence[int] = range(0, size, batch_size)

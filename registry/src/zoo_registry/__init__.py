@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo_registry.building import Classifier, Column, Delta, Exported, LoadReport
+    from zoo_registry.building import Classifier, Column, Delta, Exported, Foreign, LoadReport
     from zoo_registry.discovery import Plugin, Problem, discover
     from zoo_registry.errors import (
         AmbiguousNameError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         BackboneSpec,
         Defaults,
         Fact,
+        FormatSpec,
         HeadSpec,
         Paper,
         PluginInfo,
@@ -60,6 +61,8 @@ __all__ = [
     "Entry",
     "Exported",
     "Fact",
+    "Foreign",
+    "FormatSpec",
     "HeadSpec",
     "HubError",
     "ImageInput",
@@ -103,6 +106,7 @@ _HOMES = {
         "Column",
         "Delta",
         "Exported",
+        "Foreign",
         "LoadReport",
     ),
     "zoo_registry.discovery": (
@@ -142,6 +146,7 @@ _HOMES = {
         "BackboneSpec",
         "Defaults",
         "Fact",
+        "FormatSpec",
         "HeadSpec",
         "Paper",
         "PluginInfo",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device, dtype, nn
 
     from zoo_registry.inputs import Input
-    from zoo_registry.specs import BackboneSpec, HeadSpec, StrategySpec, TrackerSpec
+    from zoo_registry.specs import BackboneSpec, FormatSpec, HeadSpec, StrategySpec, TrackerSpec
     from zoo_registry.strategy import Strategy
     from zoo_registry.tracking import Tracker
 
@@ -87,6 +87,30 @@ class Exported:
     library: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """A model that another library published, in the words of the registry. Nothing in it is code, and no path.
+
+    Attributes:
+        backbone: local name of the plugin's own backbone that the weights belong to.
+        options: option -> value of that backbone, where the published model is not built as by default.
+        input: what the model is fed: the evaluation transform that the repo states.
+        kind: of the one target column that its classifier predicts.
+        classes: how many outputs the classifier has; 0 where the repo holds none.
+        labels: their names in order, all different; empty where the repo does not tell them and they were not needed.
+        classifier: names of the classifier's weight and bias among the tensors; None where it is not one linear layer
+            on the pooled features: such a repo is a backbone to start from, and cannot predict.
+    """
+
+    backbone: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input: Input
+    kind: str = "classification"
+    classes: int = 0
+    labels: tuple[str, ...] = ()
+    classifier: tuple[str, str] | None = None
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """A backbone module. Beyond ``forward`` it has a method per capability of its spec, see ``CAPABILITIES``.
@@ -126,13 +150,15 @@ class Head(Protocol):
     """A head module.
 
     Optional methods: ``fit(features, targets)`` (closed form, no gradient), ``fold() -> Classifier | None`` (as one
-    linear layer), ``initialise(backbone, columns)`` (called once after both were built; a zero-shot head asks the
-    backbone's ``encode_text`` here, Co-Tuning its ``native_head``), ``prepare_targets(targets)`` (called once before
-    the first phase with ``run.targets``; regression takes mean and deviation from them), ``metrics(outputs, targets)
-    -> {column: {name: [B]}}`` (what this head is judged by beyond its column's kind, per sample, NaN where the label is
-    missing; evaluation gives the means). Optional attributes: ``threshold``, the probability from which on a multilabel
-    head predicts a label, 0.5 without it; ``abstains``, True where ``decode`` may refuse a sample; ``data_sized``,
-    names in the state dict of tensors whose first dimension is the number of training samples: 0 until ``fit``, and
+    linear layer), ``traceable() -> module`` (the same outputs with nothing decided by values or by the size of the
+    batch, for ``torch.export``, where ``forward`` decides so), ``initialise(backbone, columns)`` (called once after
+    both were built; a zero-shot head asks the backbone's ``encode_text`` here, Co-Tuning its ``native_head``),
+    ``prepare_targets(targets)`` (called once before the first phase with ``run.targets``; regression takes mean and
+    deviation from them), ``metrics(outputs, targets) -> {column: {name: [B]}}`` (what this head is judged by beyond its
+    column's kind, per sample, NaN where the label is missing; evaluation gives the means). Optional attributes:
+    ``threshold``, the probability from which on a multilabel head predicts a label, 0.5 without it; ``abstains``, True
+    where ``decode`` may refuse a sample; ``data_sized``, names in the state dict of tensors whose first dimension is
+    the number of training samples: 0 until ``fit``, and
     ``load_state_dict`` takes any number.
     """
 
@@ -207,6 +233,25 @@ class TrackerFactory(Protocol):
 
         Raises:
             PluginError: what it needs is not installed, or it has no access; the run is refused before it begins.
+        """
+        ...
+
+
+class FormatReader(Protocol):
+    """``factory`` of a :class:`~zoo_registry.specs.FormatSpec`."""
+
+    def __call__(
+        self, spec: FormatSpec, options: Any, *, files: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None
+    ) -> Foreign | None:
+        """What the files of a repo say, or None where it is not of this format.
+
+        ``files`` are those of ``spec.files`` that are there, parsed: strangers wrote them, so every value that is taken
+        over is checked, and none may become code, a path or a switch. ``shapes`` are those of the tensors; None where
+        they are not fetched yet: then ``labels`` may stay empty, and torch is not to be imported.
+
+        Raises:
+            IntegrityError: it is of this format, and says what cannot be.
+            PluginError: it is of this format, and the installed library does not know the model.
         """
         ...
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from zoo_registry.specs import BackboneSpec, HeadSpec, PluginInfo, RecipeSpec, StrategySpec, TrackerSpec
+from zoo_registry.specs import BackboneSpec, FormatSpec, HeadSpec, PluginInfo, RecipeSpec, StrategySpec, TrackerSpec
 
 PROJECT = "zoo"
 
@@ -53,6 +53,11 @@ def zoo_trackers() -> Iterable[TrackerSpec]:  # type: ignore[empty-body]
     """The trackers that the plugin offers."""
 
 
+@hookspec
+def zoo_formats() -> Iterable[FormatSpec]:  # type: ignore[empty-body]
+    """The published forms of other libraries that the plugin reads."""
+
+
 HOOKS = {
     "zoo_plugin": "plugin",
     "zoo_backbones": "backbone",
@@ -60,4 +65,5 @@ HOOKS = {
     "zoo_strategies": "strategy",
     "zoo_recipes": "recipe",
     "zoo_trackers": "tracker",
+    "zoo_formats": "format",
 }

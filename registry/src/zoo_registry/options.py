@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
@@ -41,6 +42,7 @@ class OptionInfo:
     high: float | None = None
     choices: tuple[Any, ...] = ()
     required: bool = False
+    also: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
@@ -64,12 +66,14 @@ def option(
     high: float | None = None,
     choices: Sequence[Any] = (),
     required: bool = False,
+    also: Sequence[str] = (),
 ) -> Any:
     """A dataclass field with a default, a help text and an allowed range (bounds are inclusive).
 
     With ``required`` a recipe must give a value (the name of a teacher); the default only lets the class be built.
+    ``also`` are names that others give it: they are not taken, but whoever writes one is told the right one.
     """
-    allowed = {"low": low, "high": high, "choices": tuple(choices), "required": required}
+    allowed = {"low": low, "high": high, "choices": tuple(choices), "required": required, "also": tuple(also)}
     return field(default=default, metadata={"help": help, **allowed})
 
 
@@ -107,6 +111,7 @@ def describe_options(schema: Schema) -> list[OptionInfo]:
             high=f.metadata.get("high"),
             choices=f.metadata.get("choices", ()),
             required=f.metadata.get("required", False),
+            also=f.metadata.get("also", ()),
         )
         for f in dataclasses.fields(schema)
     ]
@@ -124,6 +129,14 @@ def parse_options(schema: Schema, values: Mapping[str, Any], *, where: str) -> A
     return built
 
 
+def _closest(name: str, infos: Mapping[str, OptionInfo]) -> str | None:
+    """As :func:`did_you_mean`, with the names that others give to options taken for those options."""
+    close = did_you_mean(name, infos)
+    other = {also: info.name for info in infos.values() for also in info.also}
+    near = difflib.get_close_matches(name, other, n=1, cutoff=0.6) if close is None else []
+    return f"did you mean {other[near[0]]!r}?" if near else close
+
+
 def check_options(schema: Schema, values: Mapping[str, Any], *, where: str) -> tuple[Any, list[str]]:
     """Like :func:`parse_options`, but returns ``(options or None, problems)`` so that callers can gather problems."""
     schema = load_schema(schema)
@@ -133,7 +146,7 @@ def check_options(schema: Schema, values: Mapping[str, Any], *, where: str) -> t
     good: dict[str, Any] = {}
     for name, raw in values.items():
         if name not in infos:
-            close = did_you_mean(name, infos)
+            close = _closest(name, infos)
             has = f"options: {', '.join(infos)}" if infos else "it has no options"
             problems.append(f"unknown option '{where}.{name}' ({close or has})")
             continue

@@ -1,4 +1,4 @@
-"""The registry: every backbone, head, strategy, recipe and tracker of the installed plugins, by full or short name.
+"""The registry: everything that the installed plugins offer, by full or short name.
 
 Full names are ``namespace/name`` and are what is stored everywhere. A short name works while it is unique within its
 kind. Nothing here imports torch; a factory is imported when something is built.
@@ -13,7 +13,17 @@ from typing import Generic, Literal, TypeVar, cast, overload
 from zoo_registry.discovery import Plugin, Problem, discover
 from zoo_registry.errors import AmbiguousNameError, PluginError, UnknownNameError, did_you_mean
 from zoo_registry.references import load_reference
-from zoo_registry.specs import KINDS, BackboneSpec, HeadSpec, NamedSpec, RecipeSpec, Spec, StrategySpec, TrackerSpec
+from zoo_registry.specs import (
+    KINDS,
+    BackboneSpec,
+    FormatSpec,
+    HeadSpec,
+    NamedSpec,
+    RecipeSpec,
+    Spec,
+    StrategySpec,
+    TrackerSpec,
+)
 
 SpecT = TypeVar("SpecT", bound=NamedSpec, covariant=True)
 
@@ -81,6 +91,8 @@ class Registry:
     def entries(self, kind: Literal["recipe"]) -> Sequence[Entry[RecipeSpec]]: ...
     @overload
     def entries(self, kind: Literal["tracker"]) -> Sequence[Entry[TrackerSpec]]: ...
+    @overload
+    def entries(self, kind: Literal["format"]) -> Sequence[Entry[FormatSpec]]: ...
     @overload
     def entries(self, kind: str) -> Sequence[Entry[NamedSpec]]: ...
     def entries(self, kind: str) -> Sequence[Entry[NamedSpec]]:

@@ -20,7 +20,7 @@ CONTRACT_VERSION = 1
 OLDEST_CONTRACT = 1
 """The oldest contract whose plugins still work."""
 
-KINDS = ("backbone", "head", "strategy", "recipe", "tracker")
+KINDS = ("backbone", "head", "strategy", "recipe", "tracker", "format")
 
 FEATURE_KINDS = ("pooled", "map", "tokens", "pyramid")
 """``pooled``: [B, D]; ``map``: [B, D, H, W]; ``tokens``: [B, N, D], all-zero vectors where a sequence is padded;
@@ -330,10 +330,31 @@ class TrackerSpec(Spec):
     """What is told of a run while it goes on (TensorBoard, a web service), and never decides anything."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FormatSpec(Spec):
+    """How another library publishes models, so that its repos can be read: see ``FormatReader``.
+
+    Attributes:
+        files: the JSON files that the reader wants to see; a repo that lacks the first is not of this format.
+        tensors: the safetensors file with the weights.
+    """
+
+    files: tuple[str, ...] = ("config.json",)
+    tensors: str = "model.safetensors"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.files or not all(name.endswith(".json") for name in self.files):
+            raise ValueError(f"{self.name}: files must be names of JSON files, at least one")
+        if not self.tensors.endswith(".safetensors"):
+            raise ValueError(f"{self.name}: tensors must be the name of a safetensors file")
+
+
 SPEC_TYPES: dict[str, type[NamedSpec]] = {
     "backbone": BackboneSpec,
     "head": HeadSpec,
     "strategy": StrategySpec,
     "recipe": RecipeSpec,
     "tracker": TrackerSpec,
+    "format": FormatSpec,
 }

@@ -9,6 +9,7 @@ KIND   4xx or 5xx; 429=SECS and 503=SECS send Retry-After (429 alone sends 1)
        reset[@F]     connection reset after fraction F of the response body (0.5); on a request without a response
                      body, or @0, before any byte. Uploads and commits are not applied.
        lost          the request is applied, then the connection is reset: no response
+       mangled       the request is applied, and the answer is broken JSON
        truncate[@F]  Content-Length of the whole body, connection closed after F (0.5)
        short[@F]     consistent but too short: Content-Length is F of the real size
        corrupt[@F]   same length, the byte at F (0.75) has its bits flipped; on put as it is stored
@@ -34,7 +35,7 @@ class Fault:
         if not m:
             raise ValueError(f"bad fault {text!r}")
         self.text, self.cls, self.glob, self.kind = text.strip(), m["cls"], m["glob"], m["kind"]
-        known = {"reset", "lost", "truncate", "short", "corrupt", "slow", "delay", "hang", "html", "badjson"}
+        known = {"reset", "lost", "mangled", "truncate", "short", "corrupt", "slow", "delay", "hang", "html", "badjson"}
         if self.kind not in known and not re.fullmatch(r"[45]\d\d", self.kind):
             raise ValueError(f"unknown fault kind {self.kind!r} in {text!r}")
         self.at = None if m["at"] is None else float(m["at"])

@@ -61,6 +61,8 @@ def build(
     recipe = make_recipe(spec, options, input)
     license = spec.weights.license if spec.weights is not None else None
     backbone = TimmBackbone(recipe, features, weights=weights, license=license)
+    if options.model_args:
+        _refuse_width(spec, backbone)
     if options.grad_checkpointing:
         backbone.checkpoint_gradients()
     if dtype is None and torch.device(device).type == "cpu":  # where it was made
@@ -216,20 +218,43 @@ class TimmBackbone(nn.Module):
         return torch.zeros(1, image.channels, *image.size, device=first.device, dtype=first.dtype)
 
 
+def _refuse_width(spec: BackboneSpec, backbone: TimmBackbone) -> None:
+    """``model_args`` may give a backbone another shape, but features of the width that its spec states."""
+    width = spec.features.get("pooled")
+    try:
+        found = backbone.model.head_hidden_size
+    except AttributeError:
+        found = getattr(backbone.model, "num_features", width)
+    if width is not None and found != width:
+        given = dict(backbone.recipe.arguments)
+        raise UsageError(
+            f"'{spec.name}' has {width} pooled features, with model_args {given} it has {found}",
+            "take arguments that leave the width as it is",
+        )
+
+
 def _refuse_gaps(recipe: Recipe, model: nn.Module, weights: Path, found: LoadReport) -> None:
-    """A file that lacks tensors is not this backbone's; only a stem that could not be adapted may stay random.
+    """A file that lacks tensors is not this backbone's; only a stem for other channels may stay random.
 
     Integer buffers (index tables) are made by the constructor and need no file.
     """
     state = model.state_dict()
-    first = recipe.config.get("first_conv")
+    first = recipe.config.get("first_conv") if recipe.image.channels != recipe.native.channels else None
     stems = tuple(f"{s}." for s in ((first,) if isinstance(first, str) else first or ()))
     gaps = [n for n in found.initialised if state[n].is_floating_point() and not n.startswith(stems)]
     if gaps:
+        heads = tuple(f"{c}." for c in recipe.classifiers)
+        strange = [n for n in found.dropped if not n.startswith(heads)]
+        more = f", and has {len(strange)} that are not its own: {_first(strange)}" if strange else ""
         raise IntegrityError(
-            f"weights file '{weights.name}' does not fit '{recipe.name}': it lacks {len(gaps)} tensors ('{gaps[0]}')",
+            f"weights file '{weights.name}' does not fit '{recipe.name}': "
+            f"it lacks {len(gaps)} of {len(state)} tensors: {_first(gaps)}{more}",
             "give the file of this backbone",
         )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(f"'{n}'" for n in names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _file_channels(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -18,3 +18,4 @@ class TimmOptions:
     grad_checkpointing: bool = option(
         False, help="recompute activations in the backward pass: less memory, about a third more time"
     )
+    model_args: str = option("", help="arguments of timm's constructor that give it another shape, as a JSON object")

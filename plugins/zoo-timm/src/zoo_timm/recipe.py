@@ -10,8 +10,9 @@ from typing import Any
 import timm
 import torch
 from torch import nn
-from zoo_registry import BackboneSpec, ImageInput, PluginError, UsageError
+from zoo_registry import BackboneSpec, ImageInput, IntegrityError, PluginError, UsageError
 
+from zoo_timm.arguments import parse_arguments
 from zoo_timm.options import TimmOptions
 
 
@@ -100,7 +101,7 @@ def make_recipe(spec: BackboneSpec, options: TimmOptions, image: ImageInput) -> 
     if not isinstance(native, ImageInput):
         raise UsageError(f"'{spec.name}' is no image backbone, and timm has no others")
     _check_input(spec, native, image)
-    arguments = dict(spec.extra.get("kwargs", {}))
+    arguments = {**spec.extra.get("kwargs", {}), **_given(spec, options)}
     if image.channels != native.channels:
         arguments["in_chans"] = image.channels
     if "img_size" in arguments or config.get("fixed_input_size"):
@@ -120,6 +121,22 @@ def make_recipe(spec: BackboneSpec, options: TimmOptions, image: ImageInput) -> 
         training=training,
         config=config,
     )
+
+
+def _given(spec: BackboneSpec, options: TimmOptions) -> dict[str, Any]:
+    """The option ``model_args``; size and channels are the input's.
+
+    Raises:
+        UsageError: it holds what is not handed on.
+    """
+    try:
+        given = parse_arguments(options.model_args, where=spec.name)
+    except IntegrityError as error:
+        raise UsageError(error.message, error.hint) from error
+    double = [name for name in ("in_chans", "img_size") if name in given]
+    if double:
+        raise UsageError(f"{spec.name}: model_args holds {double[0]}", "say it with --in-chans or --image-size")
+    return given
 
 
 def _config(spec: BackboneSpec, architecture: str, tag: str) -> dict[str, Any]:

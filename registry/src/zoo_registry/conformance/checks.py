@@ -23,6 +23,7 @@ MODULES = {
     "strategy": "strategy_checks",
     "recipe": "recipe_checks",
     "tracker": "tracker_checks",
+    "format": "format_checks",
 }
 """Kind -> the module with its checks; these import torch, so they are imported when checks are asked for."""
 
@@ -34,7 +35,7 @@ class Check:
     Attributes:
         name: a sentence, ``features_have_declared_width``.
         spec: full name of the spec.
-        kind: ``backbone``, ``head``, ``strategy``, ``recipe`` or ``tracker``.
+        kind: ``backbone``, ``head``, ``strategy``, ``recipe``, ``tracker`` or ``format``.
         run: raises where the claim is false.
         expected_failure: why it is known not to pass, or None.
     """

@@ -49,6 +49,7 @@ def applicable(entry: HeadEntry) -> Iterator[Callable[[HeadEntry], None]]:
         yield soft_targets_accepted
     yield decode_is_in_range
     yield fold_equals_forward
+    yield traceable_form_equals_forward
     yield fit_needs_no_gradient
     if spec.gradient:
         yield gradients_reduce_the_loss
@@ -216,6 +217,25 @@ def fold_equals_forward(entry: HeadEntry) -> None:
             require(torch.equal(logits.argmax(1), own.argmax(1)), "the folded layer predicts other classes")
         worst = float(gap.abs().max())
         require(worst <= 1e-4 * max(1.0, float(own.abs().max())), f"the folded layer differs by {worst:.2g}")
+
+
+def traceable_form_equals_forward(entry: HeadEntry) -> None:
+    """Where a head has ``traceable()``, what that gives can be exported for any batch size and says the same."""
+    for problem, head, outputs in each(entry):
+        if not hasattr(head, "traceable") or not isinstance(problem.features, Tensor):
+            continue
+        free = ({0: torch.export.Dim("batch", min=1)},)
+        try:
+            with torch.no_grad():
+                program = torch.export.export(head.traceable(), (problem.features,), dynamic_shapes=free, strict=False)
+                traced = program.module()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise AssertionError(f"torch.export cannot trace what traceable() gives: {reason}") from error
+        for rows in (COUNT, 1, 5):
+            with torch.no_grad():
+                gap = traced(problem.features[:rows])["label"] - outputs["label"][:rows]
+            require(float(gap.abs().max()) <= 1e-4, f"traced, {rows} samples differ by {float(gap.abs().max()):.2g}")
 
 
 def fit_needs_no_gradient(entry: HeadEntry) -> None:

@@ -24,6 +24,7 @@ KEYWORDS = {
     "head": ("width", "targets"),
     "strategy": (),
     "tracker": (),
+    "format": ("files", "shapes"),
 }
 """Kind -> keyword arguments of its factory, after ``spec`` and ``options``."""
 

@@ -53,7 +53,7 @@ class AttentionHead(ClassificationHead):
         else:
             present = (tokens != 0).any(dim=2)[:, None, None]  # [B, 1, 1, N]: for every head and query
         even = self.norm(tokens)
-        query = self.queries.expand(len(tokens), -1, -1)
+        query = self.queries.expand(tokens.shape[0], -1, -1)
         q, k, v = (self._split(part) for part in (query, self.key(even), self.value(even)))
         mask = None if present is None else _never_empty(present)
         pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -79,13 +79,16 @@ class KnnHead(ClassificationHead):
     def _column(self, place: int, query: Tensor) -> Tensor:
         labels = self.labels[:, place]
         known = labels >= 0
-        classes = self.columns[place].size
         if not known.any():
-            return query.new_zeros(len(query), classes)
+            return query.new_zeros(len(query), self.columns[place].size)
         squared, index = nearest(query, self.features, self._k(known), allowed=None if known.all() else known)
-        shares = self._shares(squared, place)
-        votes = query.new_zeros(len(query), classes).scatter_add(1, labels[index], shares)
-        distant = self._distance(squared[:, -1].detach()) > self.radius[place]
+        return self._logits(squared, labels[index], place, self.radius[place], self.spread[place])
+
+    def _logits(self, squared: Tensor, labels: Tensor, place: int, radius: Any, spread: Any) -> Tensor:
+        """``log p`` [B, C] of the neighbours' squared distances [B, k] and labels [B, k], in any order."""
+        shares = self._shares(squared, spread)
+        votes = squared.new_zeros(squared.shape[0], self.columns[place].size).scatter_add(1, labels, shares)
+        distant = self._distance(squared.detach().amax(dim=1)) > radius
         return votes.clamp(min=LEAST).log() - ABSTAINS * distant[:, None]
 
     def _k(self, known: Tensor) -> int:
@@ -95,12 +98,12 @@ class KnnHead(ClassificationHead):
         """Cosine distance ``1 - cosine`` (half the squared distance of unit vectors), or the Euclidean one."""
         return squared / 2 if self.options.metric == "cosine" else squared.sqrt()
 
-    def _shares(self, squared: Tensor, place: int) -> Tensor:
+    def _shares(self, squared: Tensor, spread: Any) -> Tensor:
         """The weights [B, k], adding up to 1 in each row."""
         kind, temperature = self.options.weights, self.options.temperature
         if kind == "softmax":
             cosine = self.options.metric == "cosine"
-            unit = 2.0 if cosine else 2 * self.spread[place]
+            unit = 2.0 if cosine else 2 * spread
             return (-squared / (unit * (temperature or (COSINE if cosine else EUCLIDEAN)))).softmax(dim=1)
         if kind == "uniform":
             return torch.full_like(squared, 1 / squared.shape[1])
@@ -108,6 +111,10 @@ class KnnHead(ClassificationHead):
         hit = distance == 0
         weights = torch.where(hit.any(dim=1, keepdim=True), hit.to(distance), 1 / distance.masked_fill(hit, 1.0))
         return weights / weights.sum(dim=1, keepdim=True)
+
+    def traceable(self) -> TraceableKnn:
+        """The same outputs from what is known now, with nothing decided by values or by the size of the batch."""
+        return TraceableKnn(self)
 
     @torch.no_grad()
     def fit(self, features: Tensor, targets: Mapping[str, Tensor]) -> None:
@@ -148,6 +155,44 @@ class KnnHead(ClassificationHead):
             answered = at_least_float32(outputs[name]).logsumexp(dim=1, keepdim=True) > -ABSTAINS / 2
             decoded[name] = torch.where(answered, probabilities, 0.0)
         return decoded
+
+
+class TraceableKnn(nn.Module):
+    """A fitted :class:`KnnHead` for ``torch.export``: the samples of each column are laid out once, and a batch is
+    compared with all of them at once (B x M distances in memory, where the head goes piece by piece).
+
+    Args:
+        head: it is not changed, and its tensors are not among this module's.
+    """
+
+    def __init__(self, head: KnnHead) -> None:
+        super().__init__()
+        self._head = [head]
+        self.ks: list[int] = []
+        for place in range(len(head.columns)):
+            known = head.labels[:, place] >= 0
+            store = at_least_float32(head.features[known])
+            centre = head.features.mean(dim=0)
+            parts = {"store": store, "labels": head.labels[known, place], "centre": centre}
+            parts |= {"norms": (store - centre).square().sum(dim=1)}
+            for name, values in parts.items():
+                self.register_buffer(f"{name}{place}", values.detach().clone())
+            self.ks.append(head._k(known) if bool(known.any()) else 0)
+        self.limits = list(zip(head.radius.tolist(), head.spread.tolist(), strict=True))
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """As :meth:`KnnHead.forward`."""
+        query = self._head[0]._directions(features)
+        return {column.name: self._column(place, query) for place, column in enumerate(self._head[0].columns)}
+
+    def _column(self, place: int, query: Tensor) -> Tensor:
+        if not self.ks[place]:
+            return query.new_zeros(query.shape[0], self._head[0].columns[place].size)
+        store, labels, centre, norms = (getattr(self, f"{n}{place}") for n in ("store", "labels", "centre", "norms"))
+        distances = norms - 2 * (query - centre) @ (store - centre).T
+        index = distances.topk(self.ks[place], dim=1, largest=False).indices
+        squared = (query[:, None] - store[index]).square().sum(dim=2)
+        return self._head[0]._logits(squared, labels[index], place, *self.limits[place])
 
 
 def _hard(targets: Tensor, column: Column) -> Tensor:
