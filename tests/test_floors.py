@@ -131,7 +131,9 @@ def test_every_strategy_method_stands_in_the_guide_with_its_exact_signature(meth
     assert f"`{signature_of(getattr(Strategy, method), method)}`" in guide()
 
 
-@pytest.mark.parametrize("factory", ["BackboneFactory", "HeadFactory", "StrategyFactory", "TrackerFactory", "FormatReader"])
+@pytest.mark.parametrize(
+    "factory", ["BackboneFactory", "HeadFactory", "StrategyFactory", "TrackerFactory", "FormatReader"]
+)
 def test_every_factory_stands_in_the_guide_with_its_exact_signature(factory: str):
     assert signature_of(getattr(building, factory).__call__, "def build") in guide()
 

@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from zoo.api import (
         assemble,
+        diff,
         evaluate,
         export,
         find_lr,
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
         predict_stream,
         pull,
         push,
+        verify,
     )
 
 __all__ = [
     "__version__",
     "assemble",
+    "diff",
     "evaluate",
     "export",
     "find_lr",
@@ -54,6 +57,7 @@ __all__ = [
     "predict_stream",
     "pull",
     "push",
+    "verify",
 ]
 
 

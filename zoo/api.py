@@ -1,24 +1,20 @@
-"""The Python API, in the same words as the command line."""
+"""The Python API, in the same words as the command line; of models that are there see :mod:`zoo.api_models`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_registry import Entry, Registry, UsageError
 
+from zoo.api_models import diff, evaluate, export, load, predict, predict_stream, pull, push, verify
 from zoo.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from zoo.assembly.assemble import Assembled
-    from zoo.bundle.read import LoadedModel
-    from zoo.evaluation.report import Report
-    from zoo.exporting.exporting import ExportResult
     from zoo.finetuning import FinetuneResult
-    from zoo.hub.base import Pulled, Pushed
     from zoo.planning import Request
-    from zoo.prediction import PredictedFile
     from zoo.preview.report import Preview
     from zoo.rates.finding import RateFinding
     from zoo.training.progress import Reporter
@@ -28,6 +24,7 @@ _DATA = ("max_bad", "strict", "image_column", "split_column", "task")
 
 __all__ = [
     "assemble",
+    "diff",
     "evaluate",
     "export",
     "find_lr",
@@ -42,6 +39,7 @@ __all__ = [
     "predict_stream",
     "pull",
     "push",
+    "verify",
 ]
 
 
@@ -296,150 +294,3 @@ def _request(
         recipe=read_recipe(Path(recipe)) if isinstance(recipe, str | Path) else recipe,
         **asked,
     )
-
-
-def load(
-    model: str | Path,
-    *,
-    device: str = "cpu",
-    hub: str | None = None,
-    offline: bool = False,
-    registry: Registry | None = None,
-) -> LoadedModel:
-    """Load a bundle folder, a run folder, or ``owner/name[@revision]`` from a hub; in evaluation mode."""
-    from zoo.devices import resolve_device
-    from zoo.models import load_model
-
-    return load_model(str(model), registry or Registry(), device=resolve_device(device), hub=hub, offline=offline)
-
-
-def evaluate(
-    model: LoadedModel | str | Path,
-    data: Any,
-    *,
-    split: str | None = None,
-    batch_size: int = 64,
-    workers: int | None = None,
-    device: str = "auto",
-    hub: str | None = None,
-    offline: bool = False,
-    **options: Any,
-) -> Report:
-    """Measure a model on data: every readable sample exactly once, classes held to the model's by name.
-
-    ``workers`` decode; None decides by timing the first batches.
-    """
-    from zoo.models import evaluate_model
-
-    loaded = load(model, device=device, hub=hub, offline=offline) if isinstance(model, str | Path) else model
-    return evaluate_model(loaded, data, split=split, batch_size=batch_size, workers=workers, **options)
-
-
-def predict(
-    model: LoadedModel | str | Path, files: str | Path | Sequence[str | Path], **options: Any
-) -> list[PredictedFile]:
-    """Predict files and folders of files; all rows at once. The arguments are those of :func:`predict_stream`."""
-    return list(predict_stream(model, files, **options))
-
-
-def predict_stream(
-    model: LoadedModel | str | Path,
-    files: str | Path | Iterable[str | Path],
-    *,
-    top: int = 1,
-    batch_size: int = 64,
-    workers: int | None = None,
-    device: str = "auto",
-    hub: str | None = None,
-    offline: bool = False,
-) -> Iterator[PredictedFile]:
-    """Predict files one after the other; each row comes as soon as it is known, so that a million take no memory.
-
-    Args:
-        model: a loaded model, or what :func:`load` takes.
-        files: files, folders, patterns and ``@list.txt``, or an iterator of paths that is read as it goes.
-        top: classes of each file.
-        batch_size: files at once.
-        workers: processes that decode; None decides by timing the first batches.
-        device, hub, offline: where the model goes and comes from.
-
-    Raises:
-        ZooError: see :func:`zoo.prediction.predict_files`.
-    """
-    from zoo.prediction import predict_files
-
-    loaded = load(model, device=device, hub=hub, offline=offline) if isinstance(model, str | Path) else model
-    yield from predict_files(loaded, files, top=top, batch_size=batch_size, workers=workers)
-
-
-def export(
-    model: LoadedModel | str | Path,
-    to: str = "onnx",
-    *,
-    out: str | Path | None = None,
-    pixels: bool = False,
-    probabilities: bool = False,
-    hub: str | None = None,
-    offline: bool = False,
-) -> ExportResult:
-    """Write a model as one file for another runtime; see :func:`zoo.exporting.exporting.export_model`.
-
-    Args:
-        model: a loaded model, or what :func:`load` takes.
-        to: ``onnx`` or ``torch-export``.
-        out: a new folder; ``NAME-FORMAT`` by default.
-        pixels: the file takes uint8 pixels and normalises them itself.
-        probabilities: the file gives probabilities, not logits.
-        hub, offline: where a model comes from.
-
-    Returns:
-        ``.file``, the model, and ``.record``, what ``export.json`` beside it says.
-    """
-    from zoo.exporting.exporting import default_folder, export_model, prepare_export
-
-    if isinstance(model, str | Path):
-        folder = Path(out) if out is not None else default_folder(str(model), to)
-        prepare_export(to, folder)
-        loaded = load(model, hub=hub, offline=offline)
-    else:
-        folder, loaded = Path(out) if out is not None else default_folder(str(model.path), to), model
-        if next(loaded.model.parameters()).device.type != "cpu":
-            loaded = load(loaded.path)
-    return export_model(loaded, to, folder, pixels=pixels, probabilities=probabilities)
-
-
-def push(
-    run: str | Path,
-    name: str,
-    *,
-    hub: str | None = None,
-    private: bool = True,
-    parent: str | None = None,
-    delta: bool = False,
-    tag: str | None = None,
-    metrics: bool = True,
-    license: str | None = None,
-    deadline: float | None = None,
-) -> Pushed:
-    """Publish a run's (or a bundle's) model under ``owner/name``; it is loaded in a fresh process first and must
-    reproduce its golden logits and, with ``metrics`` and where the run's data is still there, its metrics. With
-    ``delta`` only what differs from the base weights is stored. ``tag`` names the revision, such as ``v1``, and is
-    never moved. ``license`` stands in place of that of the base weights; what is to be known of it is logged.
-    ``deadline``: seconds for all waiting for the hub.
-    """
-    import logging
-
-    from zoo.publishing import publish
-
-    def told(line: str) -> None:
-        logging.getLogger("zoo").log(logging.WARNING if line.startswith("licence") else logging.INFO, "%s", line)
-
-    wanted: dict[str, Any] = {"private": private, "parent": parent, "delta": delta, "tag": tag, "license": license}
-    return publish(Path(run), name, hub=hub, metrics=metrics, deadline=deadline, told=told, **wanted)
-
-
-def pull(name: str, *, hub: str | None = None, offline: bool = False) -> Pulled:
-    """Get ``owner/name[@revision]`` from a hub, verified against its manifest; returns where it lies, whole."""
-    from zoo.models import pull_model
-
-    return pull_model(name, hub=hub, offline=offline)

@@ -30,8 +30,8 @@ class InterruptedRunError(RunStoppedError):
         self.exit_code = 128 + number
 
 
-class Interrupt(BaseException):
-    """Raised by the handler. No ``except Exception`` on the way takes it for a sample that cannot be read."""
+class Interrupt(KeyboardInterrupt):
+    """Raised by the handler. Nothing on the way takes it for a sample that cannot be read or a plugin that fails."""
 
 
 class StopSignal:
