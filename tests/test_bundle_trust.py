@@ -129,7 +129,7 @@ def test_a_missing_file_is_named(name: str, own_bundle: Path):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ("drop", "missing"),
+        ("drop", "lacks"),
         ("add", "unexpected"),
         ("reshape", "model.safetensors"),
         ("nan", "NaN"),

@@ -246,7 +246,9 @@ def test_a_hostile_repo_does_nothing_to_the_longer_commands(scene):
     assert touched == []
     codes = [step.code for step in done]
     assert codes[:2] == [0, 0], done[1].err
-    assert set(codes[2:]) <= {4, 5, 7}, codes
+    assert set(codes[2::2]) <= {4, 5, 7}, codes
+    assert set(codes[3::2]) <= {0, 4, 5, 7}, codes  # a start takes the backbone alone, not the head
+    assert 0 not in (codes[3], codes[5], codes[9]), codes
     assert not any("Traceback" in step.err for step in done)
     assert not scene.proof.exists()
 

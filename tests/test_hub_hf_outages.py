@@ -80,7 +80,7 @@ def test_a_hub_that_is_out_of_order_counts_as_down(loopback, connect, bundle, ki
         server.clear_log()
         with pytest.raises(HubError, match=r"503|does not answer like a hub"):
             call()
-        assert len(server.log()) <= 4
+        assert len(server.log()) <= 5
 
 
 @pytest.mark.parametrize("fault", ["info:503:2", "info:429=3:1", "head:503:1", "resolve:500:2", "resolve:reset:1"])

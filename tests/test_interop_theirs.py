@@ -20,7 +20,7 @@ from zoo.hub.folder import FolderHub
 from zoo.models import load_model
 
 THEIRS = """
-import json, sys
+import json, shutil, sys
 from pathlib import Path
 
 import timm, torch
@@ -85,7 +85,11 @@ import transformers
 raw = json.loads((folder / "saved" / "config.json").read_text())
 raw["model_args"].pop("num_classes")
 torch.manual_seed(4)
-wrapped = TimmWrapperForImageClassification(TimmWrapperConfig.from_dict(raw)).eval()
+shutil.copytree(folder / "saved", folder / "wrapped")
+(folder / "wrapped" / "config.json").write_text(json.dumps(raw))
+wrapped = TimmWrapperForImageClassification.from_pretrained(folder / "wrapped").eval()
+shutil.rmtree(folder / "wrapped")
+TimmWrapperForImageClassification(TimmWrapperConfig.from_dict(raw)).push_to_hub("me/fresh", private=False)
 for name, tensor in wrapped.named_parameters():
     if tensor.shape[0] == 3:
         torch.nn.init.normal_(tensor)
@@ -123,6 +127,13 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patched.setenv("HF_TOKEN", TOKEN)
         yield {"hub": server.url, "files": files, "folder": root, **json.loads(out.splitlines()[-1])}
     server.stop()
+
+
+def test_a_wrapper_that_was_never_loaded_has_names_that_only_transformers_knows(theirs: Any):
+    outcome = zoo("predict", "me/fresh", theirs["files"][0], "--hub", theirs["hub"])
+    assert outcome.code == 5
+    assert "timm_model." in outcome.err
+    assert "from_pretrained" in outcome.err
 
 
 def scores_of(rows: list[dict[str, Any]]) -> list[list[float]]:

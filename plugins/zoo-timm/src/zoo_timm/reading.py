@@ -26,6 +26,7 @@ KINDS = {
     "multi_label_classification": "multilabel",
     "regression": "regression",
 }
+WRAPPED = "timm_model."
 LARGEST_SIDE, MOST_CHANNELS, MOST_CLASSES = 8192, 1024, 1_000_000
 
 
@@ -39,6 +40,12 @@ def read(
     source = config.get("pretrained_cfg", config)  # before timm 0.9 everything stood at the top
     if not isinstance(source, Mapping) or not ({"num_classes", "pretrained_cfg", "input_size"} & set(config)):
         return None
+    if shapes and all(name.startswith(WRAPPED) for name in shapes):
+        raise IntegrityError(
+            f"its tensors are called {WRAPPED}..., as transformers writes a wrapper that was made anew; timm cannot "
+            "load them either",
+            "in transformers: load it with from_pretrained and push it again",
+        )
     row = _row(config["architecture"], source.get("tag"))
     arguments = plain_arguments(_table(config, "model_args"), where="config.json")
     image = _input(row, source, arguments)
