@@ -75,7 +75,7 @@ def settle_origin(request: Request, registry: Registry, *, hub: str | None = Non
         return request
     if name.startswith("hf:"):
         found = remote_origin(name, registry, hub=hub, offline=offline)
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():
         found = folder_origin(Path(name), registry, hub=hub, offline=offline)
     else:
         _refuse(name, registry)
