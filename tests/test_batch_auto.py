@@ -73,6 +73,7 @@ def test_the_largest_that_fits_is_found(narrow, monkeypatch, most, size):
     assert ("do not fit into memory" in found.why) == (most < 64)
 
 
+@pytest.mark.slow
 def test_the_most_demanding_phase_decides(narrow, monkeypatch):
     monkeypatch.setattr(batch_module, "GAIN", 0.0)
     DEVICE["most"] = 20

@@ -76,6 +76,7 @@ def test_each_row_says_which_and_why(site: Path):
     assert_named_once_each(done)
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_them(site: Path, tmp_path: Path):
     recipe = ["finetune", "digits:", "--backbone", "starter/cnn", "--head", "linear", "--strategy", "linear:1"]
     done = zoo(site, *recipe, "--out", str(tmp_path / "run"), "--dry-run", cwd=tmp_path)
@@ -86,6 +87,7 @@ def test_training_goes_on_without_them(site: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("namespace", ["raises", "misspelt", "newer", "contested"])
+@pytest.mark.slow
 def test_using_a_broken_one_fails_with_its_reason(site: Path, tmp_path: Path, namespace: str):
     reason = BROKEN[namespace][2] if namespace in BROKEN else "both claim the namespace"
     for arguments in (

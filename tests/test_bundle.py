@@ -233,6 +233,7 @@ def test_a_card_of_odd_names_stays_a_card():
 # ------------------------------------------------------------------ publishing
 
 
+@pytest.mark.slow
 def test_push_takes_the_bundle_as_it_is_or_not_at_all(finished_run: Path, own_bundle: Path, tmp_path: Path):
     hub = tmp_path / "hub"
     pushed = done("push", finished_run, "me/x", "--hub", hub, "--json").json

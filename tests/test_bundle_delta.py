@@ -87,6 +87,7 @@ UNTRUE = {
 
 
 @pytest.mark.parametrize(("asked", "reason"), UNTRUE.values(), ids=UNTRUE.keys())
+@pytest.mark.slow
 def test_an_adapter_that_is_not_true_is_left_out_and_said(
     asked: tuple[str, ...], reason: str, photos: Path, tmp_path: Path, small_plugin: Path
 ):
@@ -101,6 +102,7 @@ def test_an_adapter_that_is_not_true_is_left_out_and_said(
     verify_bundle(bundle, Registry())
 
 
+@pytest.mark.slow
 def test_the_adapter_is_there_again_after_a_stop_behind_the_last_step(
     photos: Path, lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -119,6 +121,7 @@ def test_the_adapter_is_there_again_after_a_stop_behind_the_last_step(
 # ---------------------------------------------------------------- strategies that do not merge
 
 
+@pytest.mark.slow
 def test_what_does_not_merge_is_applied_on_loading(shifted: Path, shifted_run: Path, photos: Path):
     import timm
 
@@ -177,6 +180,7 @@ def test_a_hostile_adapter_record_is_refused(changes: dict[str, Any], word: str,
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.slow
 def test_a_damaged_adapter_is_refused(shifted: Path):
     def refusal() -> str:
         write_manifest(shifted)
@@ -311,6 +315,7 @@ def test_what_does_not_merge_may_be_a_delta_too(shifted: Path, tmp_path: Path):
     assert torch.equal(logits(again, registry), logits(shifted, registry))
 
 
+@pytest.mark.slow
 def test_a_delta_that_saves_nothing_or_has_no_base_is_refused(finished_run: Path, photos: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="hardly less") as caught:
         make(finished_run / "model", tmp_path / "small")

@@ -60,6 +60,7 @@ def teacher(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("case", list(cases()))
+@pytest.mark.slow
 def test_every_strategy_in_bf16_channels_last(case, teacher, tmp_path):
     """It learns, what is frozen rests (the loop's own proof), weights are float32, and a resume gives the same bits."""
     whole = table.prepare(case, teacher)
@@ -115,6 +116,7 @@ def test_frozen_hashes_do_not_depend_on_the_memory_format():
     assert records[0]["frozen_tensors"] > 4
 
 
+@pytest.mark.slow
 def test_killed_in_any_phase_and_resumed_through_the_whole_command(tmp_path):
     asked = request(None, "freeze:1,whole:2,whole:1", "norm", *FAST)
     start(tmp_path / "whole", asked)
@@ -139,6 +141,7 @@ def chosen(monkeypatch, path: ComputePath) -> list[str]:
     return asked
 
 
+@pytest.mark.slow
 def test_the_choice_is_stored_and_never_made_again(tmp_path, monkeypatch):
     path = ComputePath(precision="bf16", memory_format="channels_last", fused=True)
     asked = chosen(monkeypatch, path)

@@ -182,6 +182,7 @@ def test_a_damaged_file_prints_nothing_in_a_worker(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize("torch_first", [False, True])
+@pytest.mark.slow
 def test_neither_torch_nor_torchvision_is_imported_for_it(torch_first):
     code = (
         "import sys, io; " + ("import torch; " if torch_first else "") + "from PIL import Image; "

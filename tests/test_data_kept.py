@@ -68,6 +68,7 @@ def batches(split, *, workers=0, stream="train", view="train", epochs=2, short_e
     ("where", "workers"),
     [("memory", 0), ("little memory", 0), ("disk", 0), ("full disk", 0), ("memory", 2), ("disk", 1)],
 )
+@pytest.mark.slow
 def test_the_same_bits_whatever_is_kept(root, tmp_path, where, workers):
     bare, kept = opened(root), opened(root)
     bare.keep_at(0)

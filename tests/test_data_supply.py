@@ -99,6 +99,7 @@ def finetuned(photos, out, *settings, **options):
     return losses, (out / "model" / "model.safetensors").read_bytes(), (out / "recipe.toml").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_bits_whatever_is_kept_and_whoever_loads(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.training.supply.decoded_folder", lambda: tmp_path / "kept")
     monkeypatch.setattr("zoo.data.stored.decoded_folder", lambda: tmp_path / "kept")
@@ -113,6 +114,7 @@ def test_a_run_gives_the_same_bits_whatever_is_kept_and_whoever_loads(photos, tm
     assert 'decode = "scaled"' in first[2]
 
 
+@pytest.mark.slow
 def test_workers_are_chosen_measured_and_written_down(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(supply, "SHORT", 0.0)
     monkeypatch.setattr(supply, "LITTLE", 0.0)

@@ -79,6 +79,7 @@ def test_short_passes_leave_no_file(cache, images, tmp_path):
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_another_seed_draws_val_from_the_same_features(cache, tmp_path):
     data = draw_photos(tmp_path / "photos", each=6)
     asked = ("finetune", data, "--backbone", "starter/cnn", "--set", "train.features=disk", "--batch-size", "16")
@@ -98,6 +99,7 @@ def assert_close(one: str, two: str) -> None:
     assert [line for line in one.splitlines() if "features" not in line] == two.splitlines()
 
 
+@pytest.mark.slow
 def test_damaged_features_are_computed_again(cache, images, tmp_path):
     run_on(images, tmp_path / "a", "train.features=disk")
     spoiled = stored(cache)
@@ -354,6 +356,7 @@ def test_killed_and_resumed_with_views_gives_the_same_bits(images, tmp_path, hal
     assert same_bits(whole.model.state_dict(), resumed.model.state_dict())
 
 
+@pytest.mark.slow
 def test_more_views_find_those_that_are_known(cache, images, tmp_path):
     settings, train = ("train.features=disk",), {"augment": "light"}
     run_on(images, tmp_path / "a", *settings, "train.views=2", strategy="freeze:4", train=train)

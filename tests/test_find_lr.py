@@ -253,6 +253,7 @@ def test_what_makes_no_sense_is_refused(arguments, message, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_python_finds_the_same_and_writes_only_where_told(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = {

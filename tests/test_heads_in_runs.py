@@ -150,6 +150,7 @@ def request(head: str, strategy: str, **more):
 
 
 @pytest.mark.parametrize("head", ["ridge", "knn", "ordinal", "multi-task"])
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_to_the_same_bits(head, tmp_path):
     fitted = head in ("ridge", "knn")
     asked = request(head, "fit,whole:2" if fitted else "freeze:1,whole:1")
@@ -242,6 +243,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "table.csv"
 
 
+@pytest.mark.slow
 def test_columns_of_several_kinds_train_with_one_head(mixed: Path, tmp_path: Path):
     columns = [part for name in ("kind", "light", "tags") for part in ("--label-column", name)]
     asked = ("--backbone", "starter/cnn", "--strategy", "linear:8", "--lr", "0.01", "--batch-size", 8)

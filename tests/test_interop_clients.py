@@ -202,6 +202,7 @@ def job_of(bundles: dict[str, Any], copy: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", ["plain", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cdn", "xet"))])
+@pytest.mark.slow
 def test_the_real_clients_load_every_kind_of_bundle(loopback: Any, bundles: dict[str, Any], tmp_path: Path, mode: str):
     server = loopback(**MODES[mode])
     job = job_of(bundles, tmp_path / "copy")

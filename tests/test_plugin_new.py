@@ -159,6 +159,7 @@ def test_it_conforms(site: Path):
     assert "packaged_weights_load" in {row["check"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_failing_check_is_an_exit_code(site: Path, tmp_path: Path):
     broken = tmp_path / "site"
     shutil.copytree(site, broken)
@@ -171,6 +172,7 @@ def test_a_failing_check_is_an_exit_code(site: Path, tmp_path: Path):
     assert "sha256" in failed[0]["message"]
 
 
+@pytest.mark.slow
 def test_it_trains_evaluates_and_predicts_like_the_built_in_ones(site: Path, tmp_path: Path):
     done = zoo(
         *("finetune", "digits:", "--backbone", "night-birds/gabor", "--head", "night-birds/standardised"),

@@ -162,6 +162,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("suffix", "point"), MOMENTS)
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_file(
     suffix: str, point: Point, finished_run: Path, folder: Path, whole: dict[str, bytes], tmp_path: Path
 ):
@@ -247,6 +248,7 @@ def test_results_that_exist_are_not_overwritten(finished_run: Path, photos: Path
     assert len(out.read_text().splitlines()) == 31
 
 
+@pytest.mark.slow
 def test_going_on_with_other_options_files_or_another_process_is_refused(
     finished_run: Path, folder: Path, tmp_path: Path
 ):

@@ -66,6 +66,7 @@ def shell(*arguments: object, env: dict[str, str]) -> Any:
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 def test_a_delta_is_proved_pushed_and_pulled_as_the_whole_model(
     probe_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

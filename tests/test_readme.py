@@ -62,6 +62,7 @@ def test_the_commands_at_the_top_run(photos, capsys):
     assert (photos / "hub/me/flowers").is_dir()
 
 
+@pytest.mark.slow
 def test_the_python_snippet_runs(photos, capsys):
     snippet = block("python", "## Python").replace("resnet18", BACKBONE)
     names: dict[str, object] = {}

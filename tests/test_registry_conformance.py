@@ -125,6 +125,7 @@ def test_a_broken_plugin_cannot_be_checked(tmp_path: Path, monkeypatch: pytest.M
         list(iterate_checks(registry, "gone"))
 
 
+@pytest.mark.slow
 def test_the_pytest_face(kit: Kit, tmp_path: Path):
     kit.registry(base=KNOWN % "it counts votes", parts=VOTES)
     module = f"kit_{tmp_path.name.replace('-', '_')}_1"

@@ -45,6 +45,7 @@ def test_a_second_phase_is_refused_before_the_first_begins(strategy: str, settin
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_is_pinned_and_another_one_is_refused(tmp_path: Path):
     teacher = tmp_path / "teacher"
     start(request("linear:1"), REGISTRY, out=teacher, device="cpu")

@@ -99,6 +99,7 @@ def test_plain_timm_rebuilds_the_same_function_from_the_exported_form(name, tmp_
         assert torch.equal(plain(x), backbone(x))
 
 
+@pytest.mark.slow
 def test_pretrained_features_tell_drawn_signs_apart_better_than_random_ones(pretrain):
     """One labelled picture a sign, nearest neighbour by cosine: the weights in the wheel really are trained."""
     drawings = pretrain("drawings")
@@ -118,6 +119,7 @@ def test_pretrained_features_tell_drawn_signs_apart_better_than_random_ones(pret
         assert score(build(spec)) > score(build(spec, pretrained=False)) + 0.2
 
 
+@pytest.mark.slow
 def test_no_sign_is_a_digit_or_decomposes_into_one(pretrain):
     signs = pretrain("glyphs").glyph_set().signs
     listed = set("".join(group for group, _ in pretrain("exclusions").DIGIT_LIKE.values()))

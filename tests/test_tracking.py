@@ -144,6 +144,7 @@ def test_trackers_that_cannot_be_had_are_refused_before_anything_is_written(regi
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_so_and_its_resume_tells_nothing_twice(registry, tmp_path):
     asked = request(None, "freeze:2,whole:2", "norm", "train.log_every=1", trackers=("good",))
     with pytest.raises(Halt):

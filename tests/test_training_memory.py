@@ -112,6 +112,7 @@ def test_the_step_is_taken_in_smaller_parts_and_the_run_says_so(tmp_path):
     assert [(row["step"], row["micro_batch"]) for row in memory] == [(5, 2)]
 
 
+@pytest.mark.slow
 def test_the_samples_of_each_step_stay_the_same(tmp_path):
     start(tmp_path / "plain", asked(), zoo())
     whole = {}
@@ -126,6 +127,7 @@ def test_the_samples_of_each_step_stay_the_same(tmp_path):
     assert split == whole
 
 
+@pytest.mark.slow
 def test_without_batchnorm_the_result_is_that_of_whole_batches(tmp_path):
     """The same gradients but for rounding, so the same weights."""
     from safetensors.torch import load_file
@@ -145,6 +147,7 @@ def test_without_batchnorm_the_result_is_that_of_whole_batches(tmp_path):
 
 
 @pytest.mark.parametrize("halt", [3, 6, 9])
+@pytest.mark.slow
 def test_killed_before_or_after_and_resumed_it_ends_with_the_same_bits(halt, tmp_path):
     """Also where the memory suffices the second time: the step from which on it was split is on disk."""
     DEVICE.update(most=4, from_step=5)
@@ -169,6 +172,7 @@ def test_it_starts_over_where_there_is_no_checkpoint_yet(tmp_path):
 @pytest.mark.parametrize(
     ("backbone", "words"), [("plain", "a single sample did not fit"), ("norm", "BatchNorm needs two")]
 )
+@pytest.mark.slow
 def test_one_sample_that_does_not_fit_is_one_clear_line(backbone, words, tmp_path):
     DEVICE["most"] = 0
     with pytest.raises(RunStoppedError, match=words) as caught:
@@ -223,6 +227,7 @@ def test_other_streams_are_split_alike(tmp_path):
     assert [i for ids in split for i in ids] == [i for *_, ids in sizes for i in ids]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_does_not_fit_gives_the_same_metrics(tmp_path):
     start(tmp_path / "plain", asked(), zoo())
     DEVICE["pass"] = 3
@@ -240,6 +245,7 @@ def test_an_evaluation_that_does_not_fit_gives_the_same_metrics(tmp_path):
     assert found == [12, 12]
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_one_sample_that_does_not_fit_stops(tmp_path):
     DEVICE["pass"] = 0
     with pytest.raises(RunStoppedError, match="a single sample does not fit") as caught:

@@ -77,6 +77,7 @@ def test_killed_with_four_workers_and_others(first, then, whole, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "calls"), [("averages", (6, 9, 2)), pytest.param("ranks", (6, 3), marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_killed_where_strategies_keep_state(recipe, calls, undisturbed, tmp_path):
     """In the middle of each phase: thawing, averages that move, a second gradient, ranks that fall."""
     out = tmp_path / "run"
@@ -193,6 +194,7 @@ def shell(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_signals_stop_the_command_and_it_goes_on(shell, tmp_path):
     """SIGTERM to the whole process group, data workers too, as a job scheduler sends it; then SIGINT; then the end."""
     data, out, plain = tiny_zoo.write_images(tmp_path / "data"), tmp_path / "run", tmp_path / "plain"

@@ -150,6 +150,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_the_checkpoint_before_holds(whol
     ("function", "call", "step"),
     [(TAKE, 3, 3), pytest.param("zoo.training.step:Stepper._update", 7, 7, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_with_8_after_the_step(function, call, step, whole, tmp_path):
     """As the kernel does when memory is short; the death comes in the middle of a step, and nothing trained is lost."""
     out = tmp_path / "run"

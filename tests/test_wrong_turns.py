@@ -277,6 +277,7 @@ def test_several_wrong_things_of_a_recipe_and_the_command_line_are_said_together
     assert "train.lr" in outcome.err
 
 
+@pytest.mark.slow
 def test_without_a_network_the_command_ends_soon_and_offers_what_is_installed(photos: Path, tmp_path: Path):
     env = client_env(None, tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
     code = """
