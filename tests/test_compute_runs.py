@@ -19,7 +19,6 @@ from zoo_registry import Strategy
 from zoo_runs import zoo
 
 from zoo import finetuning
-from zoo.bundle.write import Findings, write_bundle
 from zoo.compute import choose
 from zoo.compute.choose import Choice
 from zoo.compute.path import ComputePath
@@ -52,11 +51,7 @@ def _no_sync(monkeypatch):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
     """A bundle of the classes of the data."""
-    folder = tmp_path_factory.mktemp("teacher") / "bundle"
-    attempt = table.prepare(Case("basics/linear", "cnn", ("basics/linear",)))
-    table.train_attempt(attempt)
-    write_bundle(folder, attempt.assembled, attempt.plan.recipe, Findings(), table.registry())
-    return folder
+    return table.write_teacher(tmp_path_factory.mktemp("teacher") / "bundle")
 
 
 @pytest.mark.parametrize("case", list(cases()))

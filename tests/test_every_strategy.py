@@ -57,11 +57,7 @@ def _no_sync(monkeypatch):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
     """A bundle of the classes of the data, for strategies that need another model."""
-    folder = tmp_path_factory.mktemp("teacher") / "bundle"
-    attempt = table.prepare(Case("basics/linear", "cnn", ("basics/linear",)))
-    table.train_attempt(attempt)
-    write_bundle(folder, attempt.assembled, attempt.plan.recipe, Findings(), table.registry())
-    return folder
+    return table.write_teacher(tmp_path_factory.mktemp("teacher") / "bundle")
 
 
 @dataclass

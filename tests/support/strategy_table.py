@@ -21,6 +21,7 @@ from torch import Tensor
 from zoo_registry import Entry, Registry, StrategySpec
 
 from zoo.assembly.assemble import Assembled
+from zoo.bundle.write import Findings, write_bundle
 from zoo.determinism import reproducible
 from zoo.finetuning import assemble_recipe, build_phases
 from zoo.planning import Plan, Request, make_plan
@@ -305,3 +306,11 @@ def train_attempt(attempt: Attempt, folder: Path | None = None, halt: int | None
         )
     attempt.rows = log.content
     return watcher
+
+
+def write_teacher(folder: Path) -> Path:
+    """A trained bundle of the classes of the data, for strategies that need another model."""
+    attempt = prepare(Case("basics/linear", "cnn", ("basics/linear",)))
+    train_attempt(attempt)
+    write_bundle(folder, attempt.assembled, attempt.plan.recipe, Findings(), registry())
+    return folder
