@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before timm: two of its hybrids ask for the weights of their stem
+if __name__ == "__main__":  # before timm: two of its hybrids ask for the weights of their stem
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import timm
 
